@@ -1,0 +1,143 @@
+"""Filling an index's tables: block by block, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from mrl_keras.retrieval.arrays import (
+    as_float32,
+    check_matrix,
+    inverse_norms,
+    refuse_rows,
+)
+from mrl_keras.retrieval.blocked import tile_norms
+from mrl_keras.retrieval.plan import whole_number
+from mrl_keras.retrieval.progress import progress_bar
+
+
+def storage_dtype(storage: str) -> np.dtype:
+    """The dtype of blocks by its name, "float32" or "bfloat16"."""
+    if storage == "float32":
+        return np.dtype(np.float32)
+    if storage == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    raise ValueError(f'`storage` must be "float32" or "bfloat16". Received {storage!r}.')
+
+
+def build_tables(vectors, dims, storage, chunk_rows, cosine, progress):
+    """(blocks, inverse_norms) of all rows; see `NestedIndex.build`."""
+    dtype = storage_dtype(storage)
+    chunks, total = _chunks(vectors, whole_number(chunk_rows, "`chunk_rows`"))
+    growing = _GrowingTables([high - low for low, high in dims.blocks], dtype, total)
+    with progress_bar(progress, total, "Building the index") as advance:
+        for chunk in chunks:
+            chunk = check_matrix(chunk, "Each chunk of `vectors`", dims.width)
+            with np.errstate(over="ignore"):
+                stored = [chunk[:, low:high].astype(dtype) for low, high in dims.blocks]
+            # Norms of what is stored, so that a rounded row still has cosine 1 with itself.
+            squared = tile_norms([as_float32(block) for block in stored])
+            refuse_rows(~np.isfinite(squared[-1]), growing.rows)
+            norms = inverse_norms(squared) if cosine else np.ones_like(squared)
+            growing.append([*stored, norms.T])
+            advance(len(chunk))
+    if growing.rows == 0:
+        raise ValueError("`vectors` must hold at least one row. Received an empty database.")
+    *blocks, norms = growing.tables()
+    return tuple(blocks), norms
+
+
+def _chunks(vectors, chunk_rows):
+    """(iterable of row chunks, total rows or None)."""
+    if isinstance(vectors, np.ndarray) or hasattr(vectors, "__array__"):
+        matrix = check_matrix(vectors, "`vectors`")
+        starts = range(0, len(matrix), chunk_rows)
+        return (matrix[start : start + chunk_rows] for start in starts), len(matrix)
+    if not isinstance(vectors, Iterable) or isinstance(vectors, (str, bytes, dict)):
+        raise ValueError(
+            "`vectors` must be an array (rows, width) or an iterable of such arrays. "
+            f"Received {type(vectors).__name__}."
+        )
+    return vectors, None
+
+
+class _GrowingTables:
+    """Tables with a common number of rows: allocated at once where the total is known.
+
+    Otherwise each chunk makes them longer in place. The allocator moves large tables by
+    remapping pages, so this never holds two copies.
+    """
+
+    def __init__(self, widths, dtype, total):
+        dtypes = [dtype] * len(widths) + [np.dtype(np.float32)]
+        shapes = [(total or 0, width) for width in (*widths, len(widths))]
+        self._tables = [np.empty(*made) for made in zip(shapes, dtypes, strict=True)]
+        self._known = total is not None
+        self.rows = 0
+
+    def append(self, parts):
+        stop = self.rows + len(parts[0])
+        for table, part in zip(self._tables, parts, strict=True):
+            if not self._known:
+                table.resize((stop, table.shape[1]), refcheck=False)
+            table[self.rows : stop] = part
+        self.rows = stop
+
+    def tables(self):
+        return self._tables
+
+
+def checked_ids(ids, n_rows: int) -> np.ndarray:
+    """Ids as int64 or str (rows,): unique, none missing, none that marks an empty slot."""
+    if ids is None:
+        return np.arange(n_rows, dtype=np.int64)
+    ids = np.asarray(list(ids) if not isinstance(ids, np.ndarray) else ids)
+    if ids.ndim != 1 or len(ids) != n_rows:
+        raise ValueError(
+            f"`ids` must hold one id for each of the {n_rows} rows. Received the shape {ids.shape}."
+        )
+    if ids.dtype.kind == "S":
+        ids = np.char.decode(ids, "utf-8")
+    if ids.dtype.kind in "iu":
+        ids = ids.astype(np.int64)
+    elif ids.dtype.kind != "U":
+        raise ValueError(
+            "`ids` must all be ints or all be strings, with none missing. "
+            f"Received dtype {ids.dtype}."
+        )
+    pad = -1 if ids.dtype.kind == "i" else ""
+    if (ids == pad).any():
+        raise ValueError(
+            f"`ids` must not hold {pad!r}, which marks an empty slot. "
+            f"Received it at row {int(np.flatnonzero(ids == pad)[0])}."
+        )
+    found, counts = np.unique(ids, return_counts=True)
+    if len(found) < n_rows:
+        raise ValueError(
+            f"`ids` must be unique. Received {found[counts > 1][:5].tolist()} more than once."
+        )
+    return ids
+
+
+def shortlist_for(index, shortlist_dim, scann):
+    """The ScaNN shortlist that `NestedIndex.build` asks for, or `None` for exact shortlists."""
+    from mrl_keras.retrieval import scann_index
+
+    if scann is not None and scann != "auto" and not isinstance(scann, scann_index.ScannParameters):
+        raise ValueError(f'`scann` must be None, "auto" or a ScannParameters. Received {scann!r}.')
+    if shortlist_dim is None:
+        if isinstance(scann, scann_index.ScannParameters):
+            raise ValueError(
+                "`shortlist_dim` must name the prefix that ScaNN searches when `scann` is given. "
+                f"Received None; choose one of {list(index.nesting_dims)}."
+            )
+        return None
+    blocks = index.blocks_up_to(shortlist_dim)
+    if scann is None or (scann == "auto" and len(index) < scann_index.EXACT_BELOW):
+        return None
+    prefix = np.concatenate([as_float32(block) for block in blocks], axis=1)
+    parameters = None if scann == "auto" else scann
+    return scann_index.ScannShortlist.build(prefix, parameters)

@@ -1,0 +1,350 @@
+"""A ScaNN shortlist over the L2-normalised D_s prefix: tree and asymmetric hashing, no reorder.
+
+The shortlist only proposes rows; the rerank scores them exactly. So the searcher holds no float
+rows, only codes (D_s / dims_per_block / 2 bytes for each row) and leaf tokens, and it is built on
+the prefix alone rather than by ScaNN's own truncation, which does not normalise the prefix.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mrl_keras.retrieval.arrays import (
+    LOWEST_SCORE,
+    PAD_POSITION,
+    check_matrix,
+    check_queries,
+    inverse_norms,
+    order_rows,
+    pad_columns,
+    refuse_rows,
+    squared_norms,
+)
+from mrl_keras.retrieval.plan import whole_number
+
+EXACT_BELOW = 20_000
+"""Below this number of rows a shortlist by brute force is as fast, and exact: no ScaNN."""
+
+TENSOR_NAMES = (
+    "scann_config",
+    "serialized_partitioner",
+    "datapoint_to_token",
+    "ah_codebook",
+    "hashed_dataset",
+    "int8_dataset",
+    "int8_multipliers",
+    "dp_norms",
+    "dataset",
+)
+"""The parts of a searcher, in the order in which ScannToTensors yields them."""
+
+TENSOR_DTYPES = dict(
+    zip(
+        TENSOR_NAMES,
+        ("string", "string", "int32", "string", "uint8", "int8", "float32", "float32", "float32"),
+        strict=True,
+    )
+)
+"""The dtype of each part, as TensorFlow names it."""
+
+
+@dataclass(frozen=True)
+class ScannParameters:
+    """How a ScaNN shortlist is built and searched.
+
+    Args:
+        num_leaves: int, leaves of the k-means tree.
+        leaves_to_search: int, leaves opened for a query unless a plan says otherwise.
+        dims_per_block: int, dims that one 4-bit code stands for. Defaults to 2.
+        anisotropic_threshold: float in (0, 1), the T of ScaNN's score-aware quantisation loss,
+            or `None` for the plain reconstruction loss. Defaults to 0.2.
+        training_sample_size: int, rows that train the tree and the codes. Defaults to 100,000.
+        training_iterations: int, k-means iterations of the tree. Defaults to 12.
+        storage: "float32"; ScaNN's bfloat16 does not survive a SavedModel and is refused.
+        soar_lambda: `None`; ScaNN's TensorFlow ops have no SOAR, and it is refused.
+
+    Raises:
+        ValueError: a number out of range, more leaves to search than there are, bfloat16 or SOAR.
+    """
+
+    num_leaves: int
+    leaves_to_search: int
+    dims_per_block: int = 2
+    anisotropic_threshold: float | None = 0.2
+    training_sample_size: int = 100_000
+    training_iterations: int = 12
+    storage: str = "float32"
+    soar_lambda: float | None = None
+
+    def __post_init__(self):
+        for name in (
+            "num_leaves",
+            "leaves_to_search",
+            "dims_per_block",
+            "training_sample_size",
+            "training_iterations",
+        ):
+            object.__setattr__(self, name, whole_number(getattr(self, name), f"`{name}`"))
+        if self.leaves_to_search > self.num_leaves:
+            raise ValueError(
+                f"`leaves_to_search` must not exceed num_leaves={self.num_leaves}. "
+                f"Received {self.leaves_to_search}."
+            )
+        threshold = self.anisotropic_threshold
+        if threshold is not None and not 0 < threshold < 1:
+            raise ValueError(
+                "`anisotropic_threshold` must lie strictly between 0 and 1, or be None. "
+                f"Received {threshold!r}."
+            )
+        if self.storage != "float32":
+            raise ValueError(
+                '`storage` of a ScaNN shortlist must be "float32": bfloat16 rows are lost when the '
+                "searcher is turned into tensors, so an export would fail at its first query. "
+                f"Received {self.storage!r}; bfloat16 belongs to NestedIndex's own blocks."
+            )
+        if self.soar_lambda is not None:
+            raise ValueError(
+                "`soar_lambda` must be None: ScaNN's TensorFlow ops refuse SOAR, and an index "
+                f"built with it could not be exported. Received {self.soar_lambda!r}."
+            )
+
+    def to_dict(self) -> dict:
+        """The arguments, for a manifest; `ScannParameters(**d)` reads them back."""
+        return asdict(self)
+
+
+def scann_parameters(n_rows: int, dim: int) -> ScannParameters:
+    """The rule that chooses a shortlist's parameters from N and D_s.
+
+    - leaves: 2 sqrt(N), at most N / 40 so that a leaf holds 40 rows or more;
+    - leaves to search: 6 %, at least 10 (all where there are fewer);
+    - dims per block: 2 (1 where D_s is 1), ScaNN's usual choice for prefixes of up to 128 dims;
+    - training sample: 100,000 rows, or all.
+
+    >>> scann_parameters(1_000_000, 16).num_leaves
+    2000
+    """
+    n_rows, dim = whole_number(n_rows, "`n_rows`"), whole_number(dim, "`dim`")
+    leaves = max(1, min(round(2 * math.sqrt(n_rows)), n_rows // 40))
+    return ScannParameters(
+        num_leaves=leaves,
+        leaves_to_search=min(leaves, max(10, round(0.06 * leaves))),
+        dims_per_block=min(2, dim),
+        training_sample_size=min(n_rows, 100_000),
+    )
+
+
+def scann_ops():
+    """(tensorflow, scann's TensorFlow ops), imported on first use.
+
+    Raises:
+        ImportError: ScaNN is not installed.
+    """
+    import tensorflow as tf
+
+    try:
+        from scann.scann_ops.py import scann_ops as ops
+    except ImportError as error:
+        raise ImportError(
+            "A ScaNN shortlist needs scann with its TensorFlow ops, which are not installed. "
+            'Install them with: pip install "mrl_keras[retrieval]"'
+        ) from error
+    return tf, ops
+
+
+class ScannShortlist:
+    """Proposes rows by ScaNN on the L2-normalised D_s prefix. Make one with `build` or `load`.
+
+    Attributes:
+        parameters: the `ScannParameters` it was built with.
+        n_rows: int, the number of rows N.
+        dim: int, the prefix D_s.
+    """
+
+    def __init__(self, parameters: ScannParameters, n_rows: int, dim: int, handle):
+        self.parameters = parameters
+        self.n_rows = n_rows
+        self.dim = dim
+        self._handle = handle
+
+    @classmethod
+    def build(
+        cls,
+        prefix_rows: np.ndarray,
+        parameters: ScannParameters | None = None,
+        seed: int = 0,
+    ) -> ScannShortlist:
+        """Builds the tree and the codes.
+
+        Args:
+            prefix_rows: (rows, D_s), any real dtype, finite. L2-normalised here, whatever the
+                index's metric is; zero rows stay zero.
+            parameters: `ScannParameters`; `None` takes `scann_parameters(rows, D_s)`.
+            seed: int, seeds the k-means of the tree and of the codes. Defaults to 0.
+
+        Raises:
+            ValueError: no rows, non-finite rows (named by number), or more leaves than rows.
+            ImportError: ScaNN is not installed.
+        """
+        rows = check_matrix(prefix_rows, "`prefix_rows`").astype(np.float32)
+        n_rows, dim = rows.shape
+        if n_rows == 0:
+            raise ValueError("`prefix_rows` must hold at least one row. Received an empty array.")
+        parameters = parameters or scann_parameters(n_rows, dim)
+        if parameters.num_leaves > n_rows:
+            raise ValueError(
+                f"`num_leaves` must not exceed the {n_rows} rows. Received {parameters.num_leaves}."
+            )
+        squared = squared_norms(rows)
+        refuse_rows(~np.isfinite(squared), 0)
+        rows *= inverse_norms(squared)[:, None]
+        _, ops = scann_ops()
+        config = _config(rows, parameters, whole_number(seed, "`seed`", least=0))
+        searcher = ops.create_searcher(rows, config, shared_name=_unique_name())
+        return cls(parameters, n_rows, dim, searcher.searcher_handle)
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: dict, parameters: ScannParameters, n_rows: int, dim: int
+    ) -> ScannShortlist:
+        """A searcher from what `tensors()` gave: the same answers, nothing trained again."""
+        tf, ops = scann_ops()
+        parts = {
+            name: tf.constant(tensors[name], TENSOR_DTYPES[name], name=name)
+            for name in TENSOR_NAMES
+        }
+        handle = ops.tensors_to_scann(
+            parts["dataset"],
+            *(parts[name] for name in TENSOR_NAMES[:-1]),
+            shared_name=_unique_name(),
+        )
+        return cls(parameters, n_rows, dim, handle)
+
+    def search(self, queries: np.ndarray, k: int, leaves: int | None = None):
+        """The rows that ScaNN scores highest.
+
+        Args:
+            queries: (queries, D_s) prefixes, L2-normalised here. A row with NaN or inf gets no
+                results.
+            k: int, at least 1; above N the rest of the slots are empty.
+            leaves: int, leaves to open; `None` takes `parameters.leaves_to_search`, and more
+                than there are means all.
+
+        Returns:
+            (positions, scores): int32 and float32, both (queries, k), descending by ScaNN's
+            approximate cosine. A slot without a row holds -1 and the lowest float32.
+
+        Raises:
+            ValueError: a wrong width, or `k` or `leaves` below 1.
+        """
+        queries, k = check_queries(queries, self.dim), whole_number(k, "`k`")
+        leaves = self.parameters.leaves_to_search if leaves is None else leaves
+        leaves = min(whole_number(leaves, "`leaves`"), self.parameters.num_leaves)
+        squared = squared_norms(queries)
+        finite = np.isfinite(squared)
+        positions = np.full((len(queries), k), PAD_POSITION, np.int32)
+        scores = np.full((len(queries), k), LOWEST_SCORE, np.float32)
+        if finite.any():
+            prefixes = queries[finite] * inverse_norms(squared[finite])[:, None]
+            scores[finite], positions[finite] = self._search_finite(prefixes, k, leaves)
+        return positions, scores
+
+    def _search_finite(self, prefixes, k, leaves):
+        _, ops = scann_ops()
+        found = min(k, self.n_rows)
+        # `parallel` pays from here on; below it the call overhead is all there is.
+        parallel = len(prefixes) > 64
+        positions, scores = ops.scann_search_batched(
+            self._handle, prefixes, found, found, leaves, parallel
+        )
+        positions, scores = positions.numpy(), scores.numpy()
+        # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
+        empty = np.isnan(scores)
+        positions = np.where(empty, PAD_POSITION, positions)
+        scores = np.where(empty, LOWEST_SCORE, scores)
+        return pad_columns(*order_rows(scores, positions), k)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The searcher's parts by name, in ScannToTensors order, as NumPy arrays.
+
+        Strings are object arrays of bytes, shape (1,). TensorsToScann takes the same parts with
+        "dataset" moved to the front. "dataset" is empty: the searcher keeps no float rows.
+        """
+        _, ops = scann_ops()
+        parts = ops.scann_to_tensors(self._handle)
+        return {name: part.numpy() for name, part in zip(TENSOR_NAMES, parts, strict=True)}
+
+    @cached_property
+    def _partition(self):
+        from scann.partitioning import partitioner_pb2
+
+        tensors = self.tensors()
+        partitioner = partitioner_pb2.SerializedPartitioner.FromString(
+            tensors["serialized_partitioner"][0]
+        )
+        root = partitioner.kmeans.kmeans_tree.root
+        centres = np.empty((len(root.centers), self.dim), np.float32)
+        for child, centre in zip(root.children, root.centers, strict=True):
+            centres[child.leaf_id] = centre.dimension
+        tokens = tensors["datapoint_to_token"]
+        row_order = np.argsort(tokens, kind="stable").astype(np.int32)
+        counts = np.bincount(tokens, minlength=len(centres))
+        return centres, row_order, np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+    def partition(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tree's leaves, for a search in plain TensorFlow ops.
+
+        Returns:
+            (centres, row_order, leaf_starts): float32 (leaves, D_s), int32 (rows,) and int32
+            (leaves + 1,). Leaf `l` holds the rows `row_order[leaf_starts[l]:leaf_starts[l + 1]]`,
+            each row is in one leaf, and a query opens the leaves whose centres have the highest
+            inner product with its L2-normalised prefix.
+        """
+        return self._partition
+
+    def memory_bytes(self) -> int:
+        """Bytes of the searcher's parts: codes, leaf tokens, centres and code book."""
+        return sum(
+            len(part[0]) if part.dtype == object else part.nbytes
+            for part in self.tensors().values()
+        )
+
+
+def _config(rows, parameters, seed):
+    """The searcher's text configuration: tree and asymmetric hashing, seeded, no reorder."""
+    _, ops = scann_ops()
+    threshold = parameters.anisotropic_threshold
+    config = (
+        ops.builder(rows, 10, "dot_product")
+        .tree(
+            parameters.num_leaves,
+            parameters.leaves_to_search,
+            training_sample_size=parameters.training_sample_size,
+            min_partition_size=1,
+            training_iterations=parameters.training_iterations,
+        )
+        .score_ah(
+            parameters.dims_per_block,
+            anisotropic_quantization_threshold=math.nan if threshold is None else threshold,
+            training_sample_size=parameters.training_sample_size,
+        )
+        .create_config()
+    )
+    # The builder has no argument for these seeds, and without them two builds differ.
+    for opening, fields in (
+        ("partitioning {", ("clustering_seed",)),
+        ("asymmetric_hash {", ("clustering_seed", "sampling_seed")),
+    ):
+        seeds = " ".join(f"{field}: {seed}" for field in fields)
+        config = config.replace(opening, f"{opening} {seeds}", 1)
+    return config
+
+
+def _unique_name():
+    # A name that is used twice in one process would answer with the first searcher's rows.
+    return f"mrl-scann-{uuid.uuid4().hex}"
