@@ -1,6 +1,21 @@
-"""Matryoshka Representation Learning for TensorFlow and Keras 3 (arXiv 2205.13147)."""
+"""Matryoshka Representation Learning for TensorFlow and Keras 3 (arXiv 2205.13147).
 
+The layers, losses and metrics are here; `mrl_keras.retrieval`, `mrl_keras.evaluation`,
+`mrl_keras.models`, `mrl_keras.data` and `mrl_keras.export` are imported by name.
+"""
+
+from mrl_keras.layers import MatryoshkaDense
+from mrl_keras.losses import MatryoshkaLoss, SmoothedSparseCategoricalCrossentropy
+from mrl_keras.metrics import PrefixMetric, per_prefix
 from mrl_keras.nesting import NestingDims
 from mrl_keras.version import __version__
 
-__all__ = ["NestingDims", "__version__"]
+__all__ = [
+    "MatryoshkaDense",
+    "MatryoshkaLoss",
+    "NestingDims",
+    "PrefixMetric",
+    "SmoothedSparseCategoricalCrossentropy",
+    "__version__",
+    "per_prefix",
+]

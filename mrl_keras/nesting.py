@@ -1,33 +1,15 @@
 """Nesting dims: which prefixes of an embedding are trained, and what may be asked of them.
 
-This is the one module that knows what a valid list of prefix sizes is. It needs only
-the standard library, so that tools without Keras can read a model's dims.
+This is the one module that knows what a valid list of prefix sizes is. It needs only the
+standard library, so that the parts of the package that take arrays stay free of Keras.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 
-
-def _as_int(value, what):
-    """`value` as a Python int; floats, strings and booleans are refused."""
-    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
-        raise ValueError(f"{what} must be an int. Received the boolean {value!r}.")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(
-            f"{what} must be an int. Received {value!r} of type {type(value).__name__}."
-        ) from None
-
-
-def _positive_int(value, what):
-    number = _as_int(value, what)
-    if number < 1:
-        raise ValueError(f"{what} must be at least 1. Received {number}.")
-    return number
+from mrl_keras.checks import as_int, positive_int
 
 
 class NestingDims(Sequence):
@@ -64,12 +46,9 @@ class NestingDims(Sequence):
     __slots__ = ("_dims",)
 
     def __init__(self, dims: Iterable[int], width: int | None = None):
-        if isinstance(dims, NestingDims):
-            checked = dims._dims
-        else:
-            checked = _checked_dims(dims)
+        checked = dims._dims if isinstance(dims, NestingDims) else _checked_dims(dims)
         if width is not None:
-            _check_width(checked, _positive_int(width, "The embedding width `width`"))
+            _check_width(checked, positive_int(width, "The embedding width `width`"))
         object.__setattr__(self, "_dims", checked)
 
     @classmethod
@@ -99,7 +78,7 @@ class NestingDims(Sequence):
         (8, 212, 416)
         """
         width, smallest = _width_and_smallest(width, smallest)
-        count = _positive_int(count, "`count`")
+        count = positive_int(count, "`count`")
         room = width - smallest + 1
         if count > room or (count == 1 and smallest != width):
             raise ValueError(
@@ -155,7 +134,7 @@ class NestingDims(Sequence):
         Raises:
             ValueError: `dim` is not a trained prefix.
         """
-        number = _as_int(dim, "`dim`")
+        number = as_int(dim, "`dim`")
         if number not in self._dims:
             raise ValueError(
                 f"`dim` must be one of the trained prefixes {list(self._dims)}. Received {number}."
@@ -170,7 +149,7 @@ class NestingDims(Sequence):
                 less room gets as many as fit. The default gives the middles: 12, 24,
                 ..., 1536 between 8, 16, ..., 2048 (Section 4.1, Figure 5).
         """
-        per_gap = _positive_int(per_gap, "`per_gap`")
+        per_gap = positive_int(per_gap, "`per_gap`")
         found = []
         for low, high in zip(self._dims, self._dims[1:], strict=False):
             inside = {low + (high - low) * i // (per_gap + 1) for i in range(1, per_gap + 1)}
@@ -227,8 +206,8 @@ def checked_relative_importance(weights, count: int) -> tuple[float, ...]:
 
 
 def _width_and_smallest(width, smallest):
-    width = _positive_int(width, "The embedding width `width`")
-    smallest = _positive_int(smallest, "`smallest`")
+    width = positive_int(width, "The embedding width `width`")
+    smallest = positive_int(smallest, "`smallest`")
     if smallest > width:
         raise ValueError(
             f"`smallest` must not exceed the embedding width {width}. Received {smallest}."
@@ -245,13 +224,15 @@ def _checked_dims(dims) -> tuple[int, ...]:
     given = list(dims)
     if not given:
         raise ValueError(
-            "`nesting_dims` must hold at least one dim, the embedding width. Received an empty list."
+            "`nesting_dims` must hold at least one dim, the embedding width. Received an empty "
+            "list."
         )
-    numbers = [_as_int(dim, "Each of `nesting_dims`") for dim in given]
+    numbers = [as_int(dim, "Each of `nesting_dims`") for dim in given]
     for low, high in zip(numbers, numbers[1:], strict=False):
         if numbers.count(high) > 1:
             raise ValueError(
-                f"`nesting_dims` must not repeat a dim. Received {high} more than once in {numbers}."
+                f"`nesting_dims` must not repeat a dim. Received {high} more than once "
+                f"in {numbers}."
             )
         if high < low:
             raise ValueError(

@@ -1,0 +1,253 @@
+"""The classification head over nested prefixes: MRL and MRL-E."""
+
+import keras
+from keras import ops
+
+from mrl_keras.checks import positive_int
+from mrl_keras.nesting import NestingDims
+from mrl_keras.registry import register
+
+
+def split_blocks(x, dims, axis=-1):
+    """Cut `axis` of `x` at the block edges of `dims`; the first j blocks together are prefix j.
+
+    Splitting once, where each part has one reader, keeps the gradient a single
+    concatenation instead of one zero-padded tensor for each prefix.
+    """
+    if len(dims) == 1:
+        return [x]
+    return ops.split(x, list(dims[:-1]), axis=axis)
+
+
+def efficient_prefix_logits(x, kernel, bias, dims):
+    """MRL-E logits of every prefix; each dimension's product is computed once.
+
+    z_m = x[..., :m] @ kernel[:m] + bias, as z_m = z_(previous m) + one block's product.
+
+    Args:
+        x: tensor (..., d).
+        kernel: tensor (d, units).
+        bias: tensor (units,) or None.
+        dims: NestingDims that end at d.
+
+    Returns:
+        A list with one tensor (..., units) for each prefix.
+    """
+    running, logits = bias, []
+    blocks = zip(split_blocks(x, dims), split_blocks(kernel, dims, axis=0), strict=True)
+    for x_block, kernel_block in blocks:
+        product = ops.matmul(x_block, kernel_block)
+        running = product if running is None else ops.add(running, product)
+        logits.append(running)
+    return logits
+
+
+def separate_prefix_logits(x, kernels, biases, dims):
+    """MRL logits of every prefix: z_m = x[..., :m] @ kernels[m] + biases[m].
+
+    Args:
+        x: tensor (..., d).
+        kernels: one tensor (m, units) for each prefix.
+        biases: one tensor (units,) for each prefix, or None.
+        dims: NestingDims that end at d.
+
+    Returns:
+        A list with one tensor (..., units) for each prefix.
+    """
+    x_blocks, logits = split_blocks(x, dims), []
+    for i, kernel in enumerate(kernels):
+        prefix = x_blocks[0] if i == 0 else ops.concatenate(x_blocks[: i + 1], axis=-1)
+        product = ops.matmul(prefix, kernel)
+        logits.append(product if biases is None else ops.add(product, biases[i]))
+    return logits
+
+
+@register
+class MatryoshkaDense(keras.layers.Layer):
+    """Linear classifiers on every trained prefix of an embedding, as one layer.
+
+    With prefix sizes m in M (Eq. 1):
+
+    - MRL (`efficient=False`): logits_m = x[..., :m] @ W_m + b_m, one kernel and one bias
+      for each prefix;
+    - MRL-E (`efficient=True`): logits_m = x[..., :m] @ W[:m] + b, one kernel whose first
+      rows serve the smaller prefixes and one bias shared by all (weight-tying). Each
+      dimension's product is computed once, so all prefixes cost about one dense layer.
+
+    Args:
+        units: positive int, the number of classes (or outputs).
+        nesting_dims: `NestingDims` or list of ints that ends at the width of the input.
+        efficient: bool, MRL-E instead of MRL. Default False.
+        use_bias: bool. Default True.
+        activation: Keras activation on the stacked logits. Default None, plain logits.
+        kernel_initializer: default "glorot_uniform". For MRL each kernel is drawn with
+            its own fan-in m.
+        bias_initializer: default "zeros".
+        kernel_regularizer, bias_regularizer: applied to each kernel and bias. Default None.
+        activity_regularizer: applied to the output. Default None.
+        kernel_constraint, bias_constraint: applied to each kernel and bias. Default None.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        (batch, ..., d) with d the last of `nesting_dims`. Masks pass through.
+
+    Output shape:
+        (batch, ..., prefixes, units); for (batch, d) the prefixes are on axis 1.
+
+    Raises:
+        ValueError: invalid `units` or `nesting_dims`, or an input whose width is not d.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from mrl_keras import MatryoshkaDense
+    >>> layer = MatryoshkaDense(units=10, nesting_dims=[4, 8, 16])
+    >>> layer(np.ones((2, 16), "float32")).shape[1:] == (3, 10)
+    True
+
+    Source: arXiv 2205.13147, Section 3, Algorithms 1 and 2 (Appendix A).
+    """
+
+    def __init__(
+        self,
+        units,
+        nesting_dims,
+        efficient=False,
+        use_bias=True,
+        activation=None,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.units = positive_int(units, "`units`")
+        self.nesting_dims = NestingDims(nesting_dims)
+        self.efficient = bool(efficient)
+        self.use_bias = bool(use_bias)
+        self.activation = keras.activations.get(activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        self._check_width(input_shape)
+        sizes = [self.nesting_dims.width] if self.efficient else self.nesting_dims
+        suffixes = [""] if self.efficient else [f"_{dim}" for dim in self.nesting_dims]
+        self.kernels = [
+            self.add_weight(
+                name=f"kernel{suffix}",
+                shape=(size, self.units),
+                initializer=_own_seed(self.kernel_initializer),
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
+            for size, suffix in zip(sizes, suffixes, strict=True)
+        ]
+        self.biases = None
+        if self.use_bias:
+            self.biases = [
+                self.add_weight(
+                    name=f"bias{suffix}",
+                    shape=(self.units,),
+                    initializer=_own_seed(self.bias_initializer),
+                    regularizer=self.bias_regularizer,
+                    constraint=self.bias_constraint,
+                )
+                for suffix in suffixes
+            ]
+        self.built = True
+
+    def call(self, inputs):
+        if self.efficient:
+            bias = self.biases[0] if self.use_bias else None
+            logits = efficient_prefix_logits(inputs, self.kernels[0], bias, self.nesting_dims)
+        else:
+            logits = separate_prefix_logits(inputs, self.kernels, self.biases, self.nesting_dims)
+        return self.activation(ops.stack(logits, axis=-2))
+
+    def prefix_logits(self, x, dim):
+        """The logits of one prefix alone, without computing the others.
+
+        Args:
+            x: tensor (..., w) with w at least `dim`, so a truncated embedding is enough.
+            dim: int. A trained prefix; for MRL-E any int from 1 to d, trained or
+                interpolated (Section 4.1).
+
+        Returns:
+            Tensor (..., units), before the activation.
+
+        Raises:
+            ValueError: the layer is not built, `x` is narrower than `dim`, or `dim` is
+                not a prefix that this layer can evaluate.
+        """
+        if not self.built:
+            raise ValueError("Call or build the layer before asking for `prefix_logits`.")
+        position = self._prefix_position(dim)
+        x = ops.cast(ops.convert_to_tensor(x), self.compute_dtype)
+        if x.shape[-1] < dim:
+            raise ValueError(
+                f"`x` must have at least `dim` = {dim} components on its last axis. "
+                f"Received shape {tuple(x.shape)}."
+            )
+        kernel = ops.cast(self.kernels[position], self.compute_dtype)
+        logits = ops.matmul(x[..., :dim], kernel[:dim])
+        if self.use_bias:
+            logits = ops.add(logits, ops.cast(self.biases[position], self.compute_dtype))
+        return logits
+
+    def _prefix_position(self, dim):
+        """Which of `kernels` and `biases` serves the prefix `dim`."""
+        if not self.efficient:
+            return self.nesting_dims.index(dim)
+        if positive_int(dim, "`dim`") > self.width:
+            raise ValueError(f"`dim` must be an int from 1 to {self.width}. Received {dim}.")
+        return 0
+
+    @property
+    def width(self):
+        """The embedding width d that the layer takes."""
+        return self.nesting_dims.width
+
+    def compute_output_shape(self, input_shape):
+        self._check_width(input_shape)
+        return (*input_shape[:-1], len(self.nesting_dims), self.units)
+
+    def _check_width(self, input_shape):
+        if len(input_shape) < 2 or input_shape[-1] != self.width:
+            raise ValueError(
+                f"MatryoshkaDense needs inputs (batch, ..., {self.width}), the width at which "
+                f"`nesting_dims` {list(self.nesting_dims)} end. "
+                f"Received shape {tuple(input_shape)}; change the embedding or the dims."
+            )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "nesting_dims": list(self.nesting_dims),
+            "efficient": self.efficient,
+            "use_bias": self.use_bias,
+            "activation": keras.activations.serialize(self.activation),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+
+def _own_seed(initializer):
+    """A copy of `initializer`: one random initializer draws the same numbers at every call."""
+    clone = getattr(initializer, "clone", None)
+    return clone() if clone else initializer

@@ -1,0 +1,215 @@
+"""The Matryoshka loss: one Keras loss on every prefix, weighted and summed (Eq. 1)."""
+
+import keras
+from keras import ops
+
+from mrl_keras.nesting import checked_relative_importance
+from mrl_keras.registry import register
+
+PREFIX_REDUCTIONS = ("sum", "mean")
+
+
+def weighted_prefix_sum(prefix_losses, relative_importance, prefix_reduction="sum"):
+    """Combine the losses of the prefixes: sum_m c_m L_m, or that divided by sum_m c_m.
+
+    Args:
+        prefix_losses: one tensor for each prefix, all of one shape.
+        relative_importance: one float c_m for each prefix.
+        prefix_reduction: "sum" (Eq. 1) or "mean" (the weighted mean over prefixes).
+
+    Returns:
+        A tensor of the shape of one prefix's loss.
+    """
+    total = None
+    for weight, loss in zip(relative_importance, prefix_losses, strict=True):
+        if weight != 0.0:
+            term = loss if weight == 1.0 else ops.multiply(loss, weight)
+            total = term if total is None else ops.add(total, term)
+    return ops.divide(total, sum(relative_importance)) if prefix_reduction == "mean" else total
+
+
+@register
+class MatryoshkaLoss(keras.losses.Loss):
+    """Any Keras loss on every prefix of a nested output: sum over m in M of c_m * L(y, y_m).
+
+    Wraps the loss that the model would be trained with and plugs into `model.compile`.
+    The inner loss sees the labels and one prefix's output at a time; this loss then does
+    weighting, sample weights, masks and reduction once.
+
+    Args:
+        loss: a Keras `Loss` instance, a loss function `(y_true, y_pred) -> (batch, ...)`,
+            or the string name of either. Label smoothing, `from_logits` and so on are
+            arguments of that loss. String names take Keras's defaults, where
+            crossentropies expect probabilities: pass an instance with
+            `from_logits=True` for a plain `MatryoshkaDense` output.
+        relative_importance: the weights c_m, one finite number >= 0 for each prefix, for
+            example `dims.relative_importance({8: 2.0})`. Default None, all ones.
+        prefix_reduction: "sum" (the default, Eq. 1) or "mean", which divides by the sum
+            of the weights so that the learning rate need not change with the number of
+            prefixes.
+        reduction: over the batch, as in every Keras loss: "sum_over_batch_size" (the
+            default), "sum", "mean", "mean_with_sample_weight" or None for one value for
+            each sample. The inner loss must keep its defaults for `reduction` and
+            `dtype`: they would not be used.
+        name: default "matryoshka_loss".
+        dtype: dtype of the computation. Default None, `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: what the inner loss takes for one prefix: sparse labels (batch, ...) or
+            dense targets (batch, ..., units).
+        y_pred: (batch, ..., prefixes, units); the prefixes are on axis -2, which is axis 1
+            for the output of `MatryoshkaDense` on (batch, d).
+
+    Raises:
+        ValueError: at construction for an unknown loss, bad weights or switches; at the
+            call if the prefix axis is missing, its length differs from the number of
+            weights, or the labels don't fit one prefix's output. The text names both
+            shapes.
+
+    Example:
+
+    >>> import keras
+    >>> from mrl_keras import MatryoshkaLoss
+    >>> inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> loss = MatryoshkaLoss(inner, relative_importance=[2.0, 1.0])
+    >>> round(float(loss([0, 1], keras.ops.zeros((2, 2, 4)))), 4)  # 3 * log(4)
+    4.1589
+
+    Source: arXiv 2205.13147, Section 3, Eq. 1; Table 27 for the weights.
+    """
+
+    def __init__(
+        self,
+        loss,
+        relative_importance=None,
+        prefix_reduction="sum",
+        reduction="sum_over_batch_size",
+        name="matryoshka_loss",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if prefix_reduction not in PREFIX_REDUCTIONS:
+            raise ValueError(
+                f"`prefix_reduction` must be one of {PREFIX_REDUCTIONS}. "
+                f"Received {prefix_reduction!r}."
+            )
+        self.loss = _inner_loss(loss)
+        self.prefix_reduction = prefix_reduction
+        self.relative_importance = None
+        if relative_importance is not None:
+            count = len(_listed(relative_importance))
+            self.relative_importance = checked_relative_importance(relative_importance, count)
+
+    def call(self, y_true, y_pred):
+        losses = self.prefix_losses(y_true, y_pred)
+        weights = self.relative_importance or (1.0,) * len(losses)
+        return weighted_prefix_sum(losses, weights, self.prefix_reduction)
+
+    def prefix_losses(self, y_true, y_pred):
+        """The unweighted inner loss of each prefix, a list of tensors (batch, ...)."""
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        check_nested_shapes(self.loss, y_true.shape, y_pred.shape, self.relative_importance)
+        # The inner object itself must not be called: it would reduce and scale by replicas.
+        inner = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
+        return [inner(y_true, one) for one in ops.unstack(y_pred, axis=-2)]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "loss": keras.losses.serialize(self.loss),
+            "relative_importance": self.relative_importance and list(self.relative_importance),
+            "prefix_reduction": self.prefix_reduction,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config["loss"], dict):
+            config["loss"] = keras.losses.deserialize(config["loss"])
+        return cls(**config)
+
+
+def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):
+    """Raise a ValueError unless `y_pred` is nested and `y_true` fits one of its prefixes."""
+    received = f"Received y_pred {_text(y_pred_shape)} and y_true {_text(y_true_shape)}."
+    if len(y_pred_shape) < 3:
+        raise ValueError(
+            "A nested output has shape (batch, ..., prefixes, units), so at least 3 axes, but the "
+            f"prefix axis (-2) is missing. {received} Is the model's last layer MatryoshkaDense or "
+            "MatryoshkaSimilarity?"
+        )
+    if weights is not None and y_pred_shape[-2] not in (None, len(weights)):
+        raise ValueError(
+            f"`relative_importance` has {len(weights)} weights, but the prefix axis (-2) of the "
+            f"output has {y_pred_shape[-2]} prefixes. {received}"
+        )
+    kind = _label_kind(loss)
+    one = (*y_pred_shape[:-2], y_pred_shape[-1])
+    fits = {
+        "dense": _compatible(y_true_shape, one),
+        "sparse": any(_compatible(y_true_shape, (*one[:-1], *end)) for end in ((), (1,))),
+        None: True,
+    }[kind]
+    if not fits:
+        wanted = f"{_text(one)}" if kind == "dense" else f"{_text(one[:-1])} integer labels"
+        raise ValueError(
+            f"The labels don't fit the output of one prefix, {_text(one)}: "
+            f"{_name(loss)} wants y_true {wanted}. {received}"
+        )
+
+
+def _label_kind(loss):
+    """ "sparse" or "dense" for Keras's crossentropies, None for losses with rules of their own."""
+    name = _name(loss).replace("_", "").lower()
+    if name.endswith("categoricalcrossentropy"):
+        return "sparse" if "sparse" in name else "dense"
+    return None
+
+
+def _compatible(shape, wanted):
+    return len(shape) == len(wanted) and all(
+        a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True)
+    )
+
+
+def _inner_loss(loss):
+    if isinstance(loss, str):
+        found = keras.losses.get(loss)
+    elif isinstance(loss, keras.losses.Loss) or (callable(loss) and not isinstance(loss, type)):
+        found = loss
+    else:
+        raise ValueError(
+            "`loss` must be a keras.losses.Loss instance, a loss function or the name of one. "
+            f"Received {loss!r} of type {type(loss).__name__}."
+        )
+    if isinstance(found, keras.losses.Loss):
+        if found.reduction != "sum_over_batch_size":
+            raise ValueError(
+                "The inner loss must keep its default `reduction`: set it on MatryoshkaLoss. "
+                f"Received an inner reduction of {found.reduction!r}."
+            )
+        if found.dtype != keras.config.floatx():
+            raise ValueError(
+                "The inner loss must keep its default `dtype`: set it on MatryoshkaLoss. "
+                f"Received an inner dtype of {found.dtype!r}."
+            )
+    return found
+
+
+def _listed(weights):
+    try:
+        return list(weights)
+    except TypeError:
+        raise ValueError(
+            "`relative_importance` must be a sequence with one number for each prefix. "
+            f"Received {weights!r}."
+        ) from None
+
+
+def _name(loss):
+    return type(loss).__name__ if isinstance(loss, keras.losses.Loss) else loss.__name__
+
+
+def _text(shape):
+    return f"({', '.join('None' if n is None else str(n) for n in shape)})"

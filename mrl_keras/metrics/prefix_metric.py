@@ -1,0 +1,190 @@
+"""One Keras metric for each prefix, made from one specification."""
+
+import re
+
+import keras
+
+from mrl_keras.nesting import NestingDims
+from mrl_keras.registry import register
+
+_TOP_K = re.compile(r"top_(\d+)$")
+
+
+@register
+class PrefixMetric(keras.metrics.Metric):
+    """A Keras metric that sees one prefix of a nested output.
+
+    Usually made by `per_prefix`, which makes one for each prefix.
+
+    Args:
+        metric: a Keras `Metric` instance for outputs (batch, ..., units), of which a
+            fresh copy is kept.
+        nesting_dims: the prefixes on axis -2 of the output.
+        dim: the trained prefix to measure.
+        name: default None, `f"{metric.name}_d{dim}"`.
+        dtype: default None, `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: what `metric` takes.
+        y_pred: (batch, ..., prefixes, units).
+        sample_weight: optional, passed on to `metric`.
+
+    Raises:
+        ValueError: `metric` is no Keras metric, `dim` is not in `nesting_dims`, or the
+            output has another number of prefixes.
+
+    Example:
+
+    >>> import keras
+    >>> from mrl_keras.metrics import PrefixMetric
+    >>> metric = PrefixMetric(keras.metrics.SparseCategoricalAccuracy(), [2, 4], dim=4)
+    >>> metric.name
+    'sparse_categorical_accuracy_d4'
+    >>> metric.update_state([1, 0], [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
+    >>> float(metric.result())
+    1.0
+    """
+
+    def __init__(self, metric, nesting_dims, dim, name=None, dtype=None):
+        if not isinstance(metric, keras.metrics.Metric):
+            raise ValueError(f"`metric` must be a keras.metrics.Metric. Received {metric!r}.")
+        super().__init__(name=name or f"{metric.name}_d{dim}", dtype=dtype)
+        # A copy, since a metric shared by two prefixes would mix their states.
+        self.metric = type(metric).from_config(metric.get_config())
+        self.nesting_dims = NestingDims(nesting_dims)
+        self.dim = int(self.nesting_dims[self.nesting_dims.index(dim)])
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_pred = keras.ops.convert_to_tensor(y_pred)
+        shape = tuple(y_pred.shape)
+        if len(shape) < 3 or shape[-2] not in (None, len(self.nesting_dims)):
+            raise ValueError(
+                f"The metric {self.name!r} needs outputs (batch, ..., prefixes, units) with the "
+                f"{len(self.nesting_dims)} prefixes {list(self.nesting_dims)} on axis -2. "
+                f"Received shape {shape}."
+            )
+        one_prefix = y_pred[..., self.nesting_dims.index(self.dim), :]
+        return self.metric.update_state(y_true, one_prefix, sample_weight=sample_weight)
+
+    def result(self):
+        return self.metric.result()
+
+    def reset_state(self):
+        self.metric.reset_state()
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "metric": keras.metrics.serialize(self.metric),
+            "nesting_dims": list(self.nesting_dims),
+            "dim": self.dim,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config["metric"], dict):
+            config["metric"] = keras.metrics.deserialize(config["metric"])
+        return cls(**config)
+
+
+def per_prefix(specification, nesting_dims):
+    """One metric for each prefix, for `model.compile(metrics=...)`.
+
+    Args:
+        specification: what to measure at each prefix, or a list of such:
+
+            - a string name of a Keras metric or loss, such as
+              "sparse_categorical_accuracy";
+            - "top_5" (any k): top-k accuracy for integer labels;
+            - a Keras `Metric` instance, copied for each prefix;
+            - a Keras `Loss` instance or a `MatryoshkaLoss`, whose (inner) loss is then
+              logged as its mean for each prefix.
+        nesting_dims: `NestingDims` or list of ints, the prefixes of the output.
+
+    Returns:
+        A list of `PrefixMetric`, prefixes in order, whose logged names end in `_d` and
+        the dim: "sparse_categorical_accuracy_d8", "top_5_d8", "loss_d8".
+
+    Raises:
+        ValueError: an unknown name, "accuracy" (whose meaning Keras takes from shapes
+            that are nested here), or something that is neither metric nor loss.
+
+    Example:
+
+    >>> from mrl_keras.metrics import per_prefix
+    >>> [metric.name for metric in per_prefix("top_5", [8, 16])]
+    ['top_5_d8', 'top_5_d16']
+    """
+    dims = NestingDims(nesting_dims)
+    if isinstance(specification, (list, tuple)):
+        return [metric for one in specification for metric in per_prefix(one, dims)]
+    template = _as_metric(specification)
+    return [PrefixMetric(template, dims, dim) for dim in dims]
+
+
+def _as_metric(specification):
+    """A Keras metric from a name, a metric or a loss."""
+    if isinstance(specification, keras.metrics.Metric):
+        return specification
+    if isinstance(specification, keras.losses.Loss):
+        return MeanLoss(getattr(specification, "loss", specification))
+    if isinstance(specification, str):
+        return _named_metric(specification)
+    raise ValueError(
+        "Each metric must be a name, a keras.metrics.Metric or a keras.losses.Loss. "
+        f"Received {specification!r} of type {type(specification).__name__}."
+    )
+
+
+def _named_metric(name):
+    if match := _TOP_K.match(name):
+        return keras.metrics.SparseTopKCategoricalAccuracy(k=int(match[1]), name=name)
+    if name in ("accuracy", "acc", "crossentropy", "ce"):
+        raise ValueError(
+            f'Keras guesses the meaning of "{name}" from the shapes of a plain output. Name the '
+            'one you want, for example "sparse_categorical_accuracy" for integer labels.'
+        )
+    found = keras.metrics.get(name)
+    if isinstance(found, keras.metrics.Metric):
+        return found
+    return keras.metrics.MeanMetricWrapper(found, name=name)
+
+
+@register
+class MeanLoss(keras.metrics.Mean):
+    """The mean of a Keras loss over the samples seen, as a metric.
+
+    Args:
+        loss: a Keras `Loss` instance or loss function for outputs (batch, ..., units).
+        name: default "loss".
+        dtype: default None, `keras.config.floatx()`.
+
+    Example:
+
+    >>> import keras
+    >>> from mrl_keras.metrics import MeanLoss
+    >>> metric = MeanLoss(keras.losses.MeanSquaredError())
+    >>> metric.update_state([[0.0], [0.0]], [[1.0], [3.0]])
+    >>> float(metric.result())
+    5.0
+    """
+
+    def __init__(self, loss, name="loss", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.loss = loss
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        inner = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
+        y_true, y_pred = keras.ops.convert_to_tensor(y_true), keras.ops.convert_to_tensor(y_pred)
+        return super().update_state(inner(y_true, y_pred), sample_weight=sample_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "loss": keras.losses.serialize(self.loss)}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config["loss"], dict):
+            config["loss"] = keras.losses.deserialize(config["loss"])
+        return cls(**config)
