@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from mrl_keras import NestingDims
+from mrl_keras.evaluation import head_accuracy, linear_probe_accuracy
+from mrl_keras.evaluation.linear import nested_ridge
+
+RNG = np.random.default_rng(0)
+
+
+def clusters(examples, width=6, classes=3, seed=1):
+    rng = np.random.default_rng(seed)
+    centres = 3.0 * np.random.default_rng(7).standard_normal((classes, width))
+    labels = rng.integers(0, classes, examples)
+    return centres[labels] + rng.standard_normal((examples, width)), labels
+
+
+def test_head_accuracy_counts_each_prefix():
+    logits = np.zeros((4, 2, 3))
+    logits[:, 0, 1] = 1.0
+    logits[np.arange(4), 1, [0, 1, 2, 0]] = 1.0
+    assert head_accuracy(logits, [0, 1, 2, 1], [2, 4]) == {2: 0.5, 4: 0.75}
+
+
+def test_nested_ridge_equals_one_ridge_for_each_prefix():
+    x, y = RNG.standard_normal((40, 6)), RNG.standard_normal((40, 2))
+    x -= x.mean(axis=0)
+    dims = NestingDims([1, 2, 5, 6])
+    strength = 0.1 * np.trace(x.T @ x / 40) / 6
+    for dim, weight in zip(dims, nested_ridge(x, y, dims, 0.1), strict=True):
+        reference = Ridge(alpha=strength * 40).fit(x[:, :dim], y)
+        np.testing.assert_allclose(weight, reference.coef_.T, atol=1e-10)
+
+
+def test_probe_finds_classes_and_ignores_the_dims_beyond_the_prefix():
+    train, train_labels = clusters(200)
+    test, labels = clusters(100, seed=2)
+    found = linear_probe_accuracy(train, train_labels, test, labels, [1, 3, 6])
+    assert list(found) == [1, 3, 6]
+    assert found[6] > 0.95 > found[1] > 1 / 3
+    test[:, 3:] = 100.0
+    again = linear_probe_accuracy(train, train_labels, test, labels, [1, 3])
+    assert again[3] == found[3]
+
+
+def test_probe_with_a_label_seen_only_in_the_test_split():
+    train, train_labels = clusters(50, classes=2)
+    found = linear_probe_accuracy(train, train_labels, train[:1], [9], [6])
+    assert found == {6: 0.0}
+
+
+def test_probe_on_constant_features_predicts_the_most_frequent_class():
+    found = linear_probe_accuracy(np.ones((3, 2)), [4, 4, 7], np.ones((2, 2)), [4, 7], [2])
+    assert found == {2: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: head_accuracy(np.zeros((2, 3)), [0, 1], [1, 2]), r"2 prefixes.*shape \(2, 3\)"),
+        (lambda: head_accuracy(np.zeros((2, 2, 3)), [0], [1, 2]), r"`labels` must be 2 ints"),
+        (lambda: head_accuracy(np.zeros((1, 1, 3)), [0.5], [1]), "of dtype float64"),
+        (
+            lambda: linear_probe_accuracy(np.eye(3), [0, 1, 2], np.eye(4), [0, 1, 2, 3], [1]),
+            r"one width d\. Received shapes \(3, 3\) and \(4, 4\)",
+        ),
+        (
+            lambda: linear_probe_accuracy(np.eye(3), [0, 1, 2], np.eye(3), [0, 1, 2], [4]),
+            r"must not exceed the embedding width 3\. Received \[4\]",
+        ),
+        (
+            lambda: linear_probe_accuracy(np.eye(2), [0, 1], np.eye(2), [0, 1], [2], l2=0.0),
+            "`l2` must be above zero",
+        ),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
+
+from mrl_keras import NestingDims
+from mrl_keras.evaluation import knn_accuracy, majority_vote
+
+RNG = np.random.default_rng(0)
+TRAIN = RNG.standard_normal((120, 8)).astype("float32")
+TRAIN_LABELS = (TRAIN[:, 0] > 0).astype(int) + 2 * (TRAIN[:, 5] > 0)
+QUERIES = RNG.standard_normal((50, 8)).astype("float32")
+LABELS = (QUERIES[:, 0] > 0).astype(int) + 2 * (QUERIES[:, 5] > 0)
+DIMS = NestingDims([2, 4, 8]).with_interpolated()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_agrees_with_scikit_learn_at_every_prefix(k):
+    found = knn_accuracy(TRAIN, TRAIN_LABELS, QUERIES, LABELS, DIMS, k=k)
+    assert list(found) == [2, 3, 4, 6, 8]
+    for dim in DIMS:
+        peer = KNeighborsClassifier(k).fit(normalize(TRAIN[:, :dim]), TRAIN_LABELS)
+        neighbours = peer.kneighbors(normalize(QUERIES[:, :dim]), return_distance=False)
+        votes = [np.bincount(row, minlength=4) for row in TRAIN_LABELS[neighbours]]
+        clear = np.array([np.sort(vote)[-1] > np.sort(vote)[-2] for vote in votes])
+        expected = np.array([vote.argmax() for vote in votes])
+        mine = np.round(found[dim] * len(LABELS))
+        low = (expected == LABELS)[clear].sum()
+        assert low <= mine <= low + (~clear).sum()
+        assert k > 1 or clear.all()
+
+
+def test_votes_and_ties():
+    votes = majority_vote([[3, 1, 1], [2, 5, 7], [4, 4, 9], [1, 2, 2]])
+    np.testing.assert_array_equal(votes, [1, 2, 4, 2])
+    np.testing.assert_array_equal(majority_vote([[1, 2, 2, 1]]), [1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 121}, "must not exceed the 120 train examples. Received 121"),
+        ({"k": 0}, "`k` must be at least 1"),
+        ({"labels": LABELS[:-1]}, r"`labels` must be 50 ints, .* Received shape \(49,\)"),
+        ({"train_labels": TRAIN_LABELS * 0.5}, "`train_labels` must be 120 ints.*dtype float64"),
+    ],
+)
+def test_errors(change, message):
+    arguments = {
+        "train_embeddings": TRAIN,
+        "train_labels": TRAIN_LABELS,
+        "embeddings": QUERIES,
+        "labels": LABELS,
+        "dims": DIMS,
+    }
+    with pytest.raises(ValueError, match=message):
+        knn_accuracy(**{**arguments, **change})
