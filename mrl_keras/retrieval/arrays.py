@@ -124,10 +124,10 @@ def top_rows(scores: np.ndarray, positions: np.ndarray, k: int):
 
 def pad_columns(scores: np.ndarray, positions: np.ndarray, k: int):
     """Both widened to `k` columns with `LOWEST_SCORE` and `PAD_POSITION`."""
-    missing = k - scores.shape[1]
+    missing = k - scores.shape[-1]
     if missing <= 0:
         return scores, positions
-    pad = ((0, 0), (0, missing))
+    pad = [(0, 0)] * (scores.ndim - 1) + [(0, missing)]
     return (
         np.pad(scores, pad, constant_values=LOWEST_SCORE),
         np.pad(positions, pad, constant_values=PAD_POSITION),

@@ -6,15 +6,12 @@ Rows come as one table for each block of dims, so a plain matrix (column views) 
     S_j = S_{j-1} + Q_j X_j^T          one matrix product for each block of dims, added up
     s_j = S_j / norm_j                 norm_j^2 = norm_{j-1}^2 + sum of squares of block j
 
-Partitioning every tile for every prefix would cost more than the products. So each query keeps,
-for each prefix, a threshold: its k-th best score so far. A tile is only compared with it, and the
-few scores above it are appended to a small table, which is cut back to k (and the threshold
-raised) when it is full.
+Partitioning every tile for every prefix would cost more than the products, so a tile is only
+compared with each query's k-th best score so far; `Candidates` says how.
 """
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,16 +24,17 @@ from mrl_keras.retrieval.arrays import (
     PAD_POSITION,
     as_float32,
     inverse_norms,
-    order_rows,
     refuse_rows,
-    select_rows,
     squared_norms,
 )
+from mrl_keras.retrieval.candidates import Candidates
+from mrl_keras.retrieval.threads import available_cores, blas_threads, may_share_blas
 
 _QUERY_BLOCK = 256
 _TILE_ROWS = 4096
-# The first tile sets the thresholds, and all of it has to be partitioned: it is kept small.
-_FIRST_TILE_ROWS = 1024
+_FIRST_TILE_ROWS = 512
+# Below this many multiplications a second thread costs more than it brings.
+_WORTH_THREADS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,12 @@ class Blocking:
     Attributes:
         queries: int, queries that one product takes.
         rows: int, database rows of a tile.
-        room: int, candidates a query may hold for a prefix before they are cut back to k.
         superblock: int, queries that share one pass over the database.
         workers: int, query blocks that are worked on at the same time.
     """
 
     queries: int
     rows: int
-    room: int
     superblock: int
     workers: int
 
@@ -61,21 +57,26 @@ class Blocking:
 def plan_blocking(n_queries, widths, n_rows, k, copied, memory_budget) -> Blocking:
     """The largest blocking whose working memory stays within `memory_budget` bytes.
 
-    Working memory is what the search allocates beside its inputs and its answer: the norms of a
-    tile and, where the database is not float32, the tile's copy; for each worker three score
-    matrices and a mask; for each query of a superblock the candidates of every prefix.
+    Working memory is what the search allocates beside its inputs and its answer: for two tiles
+    (one at work, one prepared) the norms and, where the database is not float32, a copy; for each
+    worker the score matrices; for each query of a superblock the candidates of every prefix.
     """
-    prefixes, width, room = len(widths), sum(widths), 2 * k + 64
-    workers = max(1, min(os.cpu_count() or 1, 8, n_queries // 16))
-    rows = min(_TILE_ROWS, max(n_rows, 1))
-    queries = min(_QUERY_BLOCK, max(-(-n_queries // workers), 1))
+    n_queries = max(n_queries, 1)
+    prefixes, width, room = len(widths), sum(widths), Candidates.room(k)
+    workers = 1
+    if may_share_blas() and n_queries * n_rows * width >= _WORTH_THREADS:
+        workers = max(1, min(available_cores(), n_queries // 32))
+    rows = min(_TILE_ROWS, n_rows)
+    queries = min(_QUERY_BLOCK, -(-n_queries // workers))
     per_query = prefixes * (room * 8 + 24) + 4 * width
     while True:
-        tile = rows * (4 * prefixes + 4 * max(widths) + (4 * width if copied else 0))
-        needed = tile + workers * queries * (rows * 24 + room * 64)
+        tile = rows * (16 * prefixes + (4 * width if copied else 0))
+        # Four matrices of scores; a cut and the hits of a tile take copies of their own.
+        scratch = queries * (rows * 13 + (room + rows) * 24)
+        needed = 2 * tile + workers * scratch
         superblock = int(memory_budget - needed) // (per_query * queries) * queries
         if superblock >= queries * workers:
-            return Blocking(queries, rows, room, min(superblock, max(n_queries, 1)), workers)
+            return Blocking(queries, rows, min(superblock, n_queries), workers)
         if workers > 1:
             workers -= 1
         elif rows > 256:
@@ -89,218 +90,176 @@ def plan_blocking(n_queries, widths, n_rows, k, copied, memory_budget) -> Blocki
             )
 
 
-class _Candidates:
-    """The best rows so far of one block of queries, for every prefix.
-
-    Tables of scores and positions (prefixes, queries, room), filled from the left; a query's
-    threshold is its k-th best score as of the last cut.
-    """
-
-    def __init__(self, prefixes, queries, k, room):
-        self.k, self.room = k, room
-        self.scores = np.full((prefixes, queries, room), -np.inf, np.float32)
-        self.positions = np.full((prefixes, queries, room), PAD_POSITION, np.int32)
-        self.counts = np.zeros((prefixes, queries), np.int64)
-        self.thresholds = np.full((prefixes, queries, 1), -np.inf, np.float32)
-
-    def add(self, prefix, scores, mask, first_row):
-        """Takes the rows of a tile that beat the thresholds.
-
-        Args:
-            prefix: int, the prefix's place.
-            scores: float32 (queries, rows).
-            mask: bool (queries, rows), scratch.
-            first_row: int, the position of the tile's first row.
-        """
-        np.greater(scores, self.thresholds[prefix], out=mask)
-        hits = np.flatnonzero(mask)
-        if not hits.size:
-            return
-        owners, columns = np.divmod(hits.astype(np.int32), np.int32(scores.shape[1]))
-        found = np.bincount(owners, minlength=scores.shape[0])
-        if (self.counts[prefix] + found).max() > self.room:
-            self._merge(prefix, scores, first_row)
-            return
-        # The hits come query by query: a hit's slot is its rank among its query's own.
-        starts = np.cumsum(found) - found
-        slots = np.arange(hits.size) + (self.counts[prefix] - starts + self._offsets())[owners]
-        self.scores[prefix].reshape(-1)[slots] = scores.reshape(-1)[hits]
-        self.positions[prefix].reshape(-1)[slots] = columns + first_row
-        self.counts[prefix] += found
-
-    def _offsets(self):
-        return np.arange(self.counts.shape[1]) * self.room
-
-    def _merge(self, prefix, scores, first_row):
-        """Cuts a whole tile and the table together back to k, and raises the thresholds."""
-        positions = np.arange(first_row, first_row + scores.shape[1], dtype=np.int32)
-        new = select_rows(scores, np.broadcast_to(positions, scores.shape), self.k)
-        self._store(
-            prefix,
-            *select_rows(
-                np.concatenate([self.scores[prefix], new[0]], axis=1),
-                np.concatenate([self.positions[prefix], new[1]], axis=1),
-                self.k,
-            ),
-        )
-
-    def _store(self, prefix, scores, positions):
-        # Always k columns: where fewer rows were seen, the rest are empty slots at -inf.
-        self.scores[prefix, :, : self.k], self.scores[prefix, :, self.k :] = scores, -np.inf
-        self.positions[prefix, :, : self.k] = positions
-        self.counts[prefix] = self.k
-        self.thresholds[prefix, :, 0] = scores.min(axis=1)
-
-    def best(self, prefix, scale):
-        """The k best, ordered, scores times `scale` (queries,); empty slots padded."""
-        scores, positions = order_rows(
-            *select_rows(self.scores[prefix], self.positions[prefix], self.k)
-        )
-        empty = np.isneginf(scores)
-        positions[empty] = PAD_POSITION
-        scores = np.where(empty, LOWEST_SCORE, scores * scale[:, None])
-        return scores, positions
-
-
 class _Scratch:
-    """The score matrices one worker writes to: a block's products, their sum, scaled scores."""
+    """The matrices one worker writes to: a block's products, their sum, scaled scores, a mask."""
 
     def __init__(self, queries, rows):
-        self._products = np.empty(queries * rows, np.float32)
-        self._sums = np.empty(queries * rows, np.float32)
-        self._scores = np.empty(queries * rows, np.float32)
-        self._mask = np.empty(queries * rows, bool)
+        self._flat = [np.empty(queries * rows, np.float32) for _ in range(3)]
+        self._flat.append(np.empty(queries * rows, bool))
 
     def shaped(self, queries, rows):
-        flat = (self._products, self._sums, self._scores, self._mask)
-        return tuple(part[: queries * rows].reshape(queries, rows) for part in flat)
+        return tuple(part[: queries * rows].reshape(queries, rows) for part in self._flat)
 
 
-def _meet(queries, tile, norms, candidates, scratch, first_row):
-    """One block of queries against one tile: every prefix's scores, and what beats the best."""
-    products, sums, scores, mask = scratch.shaped(queries.shape[0], tile[0].shape[0])
-    low = 0
-    for prefix, block in enumerate(tile):
-        high = low + block.shape[1]
-        # The first product starts the sum; the later ones are added to it.
-        np.matmul(queries[:, low:high], block.T, out=products if low else sums)
-        if low:
-            np.add(sums, products, out=sums)
-        if norms is None:
-            candidates.add(prefix, sums, mask, first_row)
-        else:
-            np.multiply(sums, norms[prefix], out=scores)
-            candidates.add(prefix, scores, mask, first_row)
-        low = high
+@dataclass(frozen=True)
+class _Tile:
+    """Rows `first` to `stop` of every table, and 1 / norm of every prefix or `None`."""
+
+    first: int
+    stop: int
+    blocks: list
+    norms: np.ndarray | None
 
 
-def tile_norms(tile) -> np.ndarray:
-    """Squared norms of every prefix of a tile's rows, (prefixes, rows), as running sums."""
-    return np.cumsum([squared_norms(block) for block in tile], axis=0, dtype=np.float32)
-
-
-def _tiles(n_rows, rows):
-    """(start, stop) of the tiles; the first one is short."""
-    start, stop = 0, min(_FIRST_TILE_ROWS, rows, n_rows)
-    while start < n_rows:
-        yield start, stop
-        start, stop = stop, min(stop + rows, n_rows)
-
-
-def search_tables(
-    queries: np.ndarray,
-    tables: Sequence[np.ndarray],
-    k: int,
-    cosine: bool,
-    memory_budget: int,
-    advance: Callable[[int], None] | None = None,
-):
-    """The k best rows of every prefix, by blocks.
+class NestedScan:
+    """One exact search over tables of prefix blocks; `run` answers queries.
 
     Args:
-        queries: float32 (queries, width), finite.
         tables: one matrix (rows, dims of the block) for each prefix's new dims, any real dtype,
             memory-mapped or not.
-        k: int, at least 1.
+        k: int, from 1 to the number of rows.
         cosine: bool, whether rows and queries are L2-normalised, each prefix by itself.
         memory_budget: int, bytes of working memory.
+        last_only: bool, whether only the widest prefix's neighbours are wanted.
         advance: optional function, called with the number of (query, row) pairs just done.
-
-    Returns:
-        (scores, positions): float32 and int64, both (prefixes, queries, k), ordered; slots
-        without a row hold `LOWEST_SCORE` and `PAD_POSITION`.
-
-    Raises:
-        ValueError: non-finite rows in the tables, or a budget too small for any blocking.
     """
-    n_rows, widths = tables[0].shape[0], [table.shape[1] for table in tables]
-    copied = any(table.dtype != np.float32 for table in tables)
-    blocking = plan_blocking(queries.shape[0], widths, n_rows, k, copied, memory_budget)
-    shape = (len(tables), queries.shape[0], k)
-    scores = np.full(shape, LOWEST_SCORE, np.float32)
-    positions = np.full(shape, PAD_POSITION, np.int64)
-    free = queue.SimpleQueue()
-    for _ in range(blocking.workers):
-        free.put(_Scratch(blocking.queries, blocking.rows))
-    with ThreadPoolExecutor(blocking.workers) as pool:
-        for start in range(0, queries.shape[0], blocking.superblock):
-            part = slice(start, start + blocking.superblock)
-            _superblock(
-                pool, free, blocking, queries[part], tables, k, cosine,
-                (scores[:, part], positions[:, part]), advance,
-            )  # fmt: skip
-    return scores, positions
 
+    def __init__(
+        self,
+        tables: Sequence[np.ndarray],
+        k: int,
+        cosine: bool,
+        memory_budget: int,
+        last_only: bool = False,
+        advance: Callable[[int], None] | None = None,
+    ):
+        self._tables, self._k, self._cosine = tuple(tables), k, cosine
+        self._memory_budget, self._advance = memory_budget, advance
+        self._widths = [table.shape[1] for table in tables]
+        self._rows = tables[0].shape[0]
+        first = len(self._tables) - 1 if last_only else 0
+        self._wanted = range(first, len(self._tables))
 
-def _superblock(pool, free, blocking, queries, tables, k, cosine, out, advance):
-    """One pass over the database for the queries of a superblock; fills `out`."""
-    blocks = [
-        slice(start, min(start + blocking.queries, queries.shape[0]))
-        for start in range(0, queries.shape[0], blocking.queries)
-    ]
-    tables_of = [
-        _Candidates(len(tables), block.stop - block.start, k, blocking.room) for block in blocks
-    ]
+    def run(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The k best rows of every wanted prefix.
 
-    def meet(block, candidates, tile, norms, first_row):
-        scratch = free.get()
-        try:
-            _meet(queries[block], tile, norms, candidates, scratch, first_row)
-        finally:
-            free.put(scratch)
+        Args:
+            queries: float32 (queries, width), finite.
 
-    for start, stop in _tiles(tables[0].shape[0], blocking.rows):
-        tile = [as_float32(table[start:stop]) for table in tables]
-        squared = tile_norms(tile)
+        Returns:
+            (scores, positions): float32 and int64, both (prefixes, queries, k), ordered; slots
+            without a row hold `LOWEST_SCORE` and `PAD_POSITION`.
+
+        Raises:
+            ValueError: non-finite rows in the tables, or a budget too small for any blocking.
+        """
+        copied = any(table.dtype != np.float32 for table in self._tables)
+        sizes = plan_blocking(
+            len(queries), self._widths, self._rows, self._k, copied, self._memory_budget
+        )
+        shape = (len(self._wanted), len(queries), self._k)
+        scores = np.full(shape, LOWEST_SCORE, np.float32)
+        positions = np.full(shape, PAD_POSITION, np.int64)
+        free = queue.SimpleQueue()
+        for _ in range(sizes.workers):
+            free.put(_Scratch(sizes.queries, sizes.rows))
+        with blas_threads(sizes.workers), ThreadPoolExecutor(sizes.workers) as pool:
+            for start in range(0, len(queries), sizes.superblock):
+                part = slice(start, start + sizes.superblock)
+                found = self._superblock(pool, free, sizes, queries[part])
+                scores[:, part], positions[:, part] = found
+        return scores, positions
+
+    def _superblock(self, pool, free, sizes, queries):
+        """One pass over the database for the queries of a superblock."""
+        starts = range(0, len(queries), sizes.queries)
+        parts = [queries[start : start + sizes.queries] for start in starts]
+        held = [Candidates(len(self._wanted), len(part), self._k) for part in parts]
+
+        def meet(part, candidates, tile):
+            scratch = free.get()
+            try:
+                self._meet(part, tile, candidates, scratch)
+            finally:
+                free.put(scratch)
+
+        edges = list(self._edges(sizes.rows))
+        upcoming = pool.submit(self._tile, *edges[0])
+        for following in [*edges[1:], None]:
+            tile = upcoming.result()
+            jobs = [pool.submit(meet, *job, tile) for job in zip(parts, held, strict=True)]
+            if following is not None:
+                upcoming = pool.submit(self._tile, *following)
+            for job in jobs:
+                job.result()
+            if self._advance is not None:
+                self._advance(len(queries) * (tile.stop - tile.first))
+        scales = self._query_scales(queries)
+        found = [
+            [candidates.best(place, scales[prefix, start : start + len(part)])
+             for start, part, candidates in zip(starts, parts, held, strict=True)]
+            for place, prefix in enumerate(self._wanted)
+        ]  # fmt: skip
+        return tuple(
+            np.stack([np.concatenate([best[which] for best in prefix]) for prefix in found])
+            for which in range(2)
+        )
+
+    def _meet(self, queries, tile, candidates, scratch):
+        """One block of queries against one tile: the scores of every prefix, and the best."""
+        products, sums, scores, mask = scratch.shaped(len(queries), tile.stop - tile.first)
+        low = 0
+        for prefix, block in enumerate(tile.blocks):
+            high = low + block.shape[1]
+            # The first product starts the sum; the later ones are added to it.
+            np.matmul(queries[:, low:high], block.T, out=products if low else sums)
+            if low:
+                np.add(sums, products, out=sums)
+            low = high
+            if prefix not in self._wanted:
+                continue
+            if tile.norms is not None:
+                np.multiply(sums, tile.norms[prefix], out=scores)
+            ranked = sums if tile.norms is None else scores
+            candidates.add(prefix - self._wanted.start, ranked, mask, tile.first)
+
+    def _edges(self, rows):
+        """(first, stop) of the tiles. The first ones are short and double in size.
+
+        While there is no threshold to compare with, a tile has to be partitioned whole; and a
+        tile as long as all the tiles before it brings about k rows above the threshold.
+        """
+        first, size = 0, min(max(_FIRST_TILE_ROWS, 2 * self._k), rows)
+        while first < self._rows:
+            yield first, min(first + size, self._rows)
+            first += size
+            size = min(max(first, size), rows)
+
+    def _tile(self, first, stop):
+        blocks = [as_float32(table[first:stop]) for table in self._tables]
+        squared = prefix_squared_norms(blocks)
         if not np.isfinite(squared[-1]).all():
-            refuse_rows(_bad_rows(tables, blocking.rows), 0)
-        norms = inverse_norms(squared) if cosine else None
-        jobs = [
-            pool.submit(meet, *job, tile, norms, start)
-            for job in zip(blocks, tables_of, strict=True)
+            self._refuse_non_finite(stop - first)
+        return _Tile(first, stop, blocks, inverse_norms(squared) if self._cosine else None)
+
+    def _refuse_non_finite(self, rows):
+        bad = [
+            ~np.isfinite(
+                sum(squared_norms(as_float32(table[i : i + rows])) for table in self._tables)
+            )
+            for i in range(0, self._rows, rows)
         ]
-        for job in jobs:
-            job.result()
-        if advance is not None:
-            advance(queries.shape[0] * (stop - start))
-    scales = _query_scales(queries, [table.shape[1] for table in tables], cosine)
-    for block, candidates in zip(blocks, tables_of, strict=True):
-        for prefix in range(len(tables)):
-            best = candidates.best(prefix, scales[prefix, block])
-            out[0][prefix, block], out[1][prefix, block] = best
+        refuse_rows(np.concatenate(bad), 0)
+
+    def _query_scales(self, queries):
+        """1 / each query's norm, which its rows' scores still lack, (prefixes, queries)."""
+        if not self._cosine:
+            return np.ones((len(self._widths), len(queries)), np.float32)
+        blocks = np.split(queries, np.cumsum(self._widths)[:-1], axis=1)
+        return inverse_norms(prefix_squared_norms(blocks))
 
 
-def _query_scales(queries, widths, cosine):
-    """What turns a row's score into the answer's: 1 / the query's norm, (prefixes, queries)."""
-    if not cosine:
-        return np.ones((len(widths), queries.shape[0]), np.float32)
-    blocks = np.split(queries, np.cumsum(widths)[:-1], axis=1)
-    return inverse_norms(tile_norms(blocks))
-
-
-def _bad_rows(tables, rows):
-    bad = [
-        ~np.isfinite(tile_norms([as_float32(table[start:stop]) for table in tables])[-1])
-        for start, stop in _tiles(tables[0].shape[0], rows)
-    ]
-    return np.concatenate(bad)
+def prefix_squared_norms(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Squared L2 norms of every prefix from its blocks: running sums, (prefixes, rows)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.cumsum([squared_norms(block) for block in blocks], axis=0, dtype=np.float32)

@@ -12,7 +12,7 @@ from mrl_keras.retrieval.arrays import (
     inverse_norms,
     refuse_rows,
 )
-from mrl_keras.retrieval.blocked import tile_norms
+from mrl_keras.retrieval.blocked import prefix_squared_norms
 from mrl_keras.retrieval.plan import whole_number
 from mrl_keras.retrieval.progress import progress_bar
 
@@ -39,7 +39,7 @@ def build_tables(vectors, dims, storage, chunk_rows, cosine, progress):
             with np.errstate(over="ignore"):
                 stored = [chunk[:, low:high].astype(dtype) for low, high in dims.blocks]
             # Norms of what is stored, so that a rounded row still has cosine 1 with itself.
-            squared = tile_norms([as_float32(block) for block in stored])
+            squared = prefix_squared_norms([as_float32(block) for block in stored])
             refuse_rows(~np.isfinite(squared[-1]), growing.rows)
             norms = inverse_norms(squared) if cosine else np.ones_like(squared)
             growing.append([*stored, norms.T])

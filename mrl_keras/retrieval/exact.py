@@ -14,9 +14,10 @@ from mrl_keras.retrieval.arrays import (
     check_matrix,
     check_metric,
     check_queries,
+    pad_columns,
     squared_norms,
 )
-from mrl_keras.retrieval.blocked import search_tables
+from mrl_keras.retrieval.blocked import NestedScan
 from mrl_keras.retrieval.plan import whole_number
 from mrl_keras.retrieval.progress import progress_bar
 
@@ -89,7 +90,7 @@ def exact_search(
     >>> found = exact_search(database[:1], database, dims=[2, 4], k=2)
     >>> found.indices[:, 0].tolist()
     [[0, 1], [0, 1]]
-    >>> found.scores[:, 0].round(3).tolist()
+    >>> found.scores[:, 0].astype("float64").round(3).tolist()
     [[1.0, 0.992], [1.0, 0.371]]
 
     Source: arXiv 2205.13147, Section 4.3 and Appendix E (Tables 8 to 10, exact search).
@@ -112,21 +113,31 @@ def exact_search(
     tables = [database[:, low:high] for low, high in dims.blocks]
     with progress_bar(progress, queries.shape[0] * n_rows, "Exact search") as advance:
         scores, indices = search_finite(
-            queries[:, : dims.width], tables, k, metric == "cosine", memory_budget, advance
+            queries[:, : dims.width],
+            tables,
+            k,
+            metric == "cosine",
+            memory_budget,
+            advance=advance,
         )
     return ExactResult(tuple(dims), scores, indices)
 
 
-def search_finite(queries, tables, k, cosine, memory_budget, advance=None):
-    """`search_tables` for queries that may hold non-finite rows, which get no results."""
+def search_finite(queries, tables, k, cosine, memory_budget, last_only=False, advance=None):
+    """`NestedScan` for queries that may hold non-finite rows, and for k above the row count.
+
+    Args:
+        queries: float32 (queries, width); non-finite rows get no results.
+        tables, k, cosine, memory_budget, last_only, advance: as for `NestedScan`, `k` unbounded.
+
+    Returns:
+        (scores, positions): float32 and int64, both (prefixes, queries, k).
+    """
     bad = ~np.isfinite(squared_norms(queries))
     if bad.any():
         queries = np.where(bad[:, None], np.float32(0), queries)
     found = min(k, tables[0].shape[0])
-    scores, positions = search_tables(queries, tables, found, cosine, memory_budget, advance)
+    scan = NestedScan(tables, found, cosine, memory_budget, last_only, advance)
+    scores, positions = scan.run(queries)
     scores[:, bad], positions[:, bad] = LOWEST_SCORE, PAD_POSITION
-    if found < k:
-        pad = ((0, 0), (0, 0), (0, k - found))
-        scores = np.pad(scores, pad, constant_values=LOWEST_SCORE)
-        positions = np.pad(positions, pad, constant_values=PAD_POSITION)
-    return scores, positions
+    return pad_columns(scores, positions, k)

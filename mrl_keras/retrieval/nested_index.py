@@ -179,8 +179,10 @@ class NestedIndex:
         """(scores, positions), both (queries, k), of brute force over the prefix `dim`."""
         queries = np.ascontiguousarray(queries[:, :dim], np.float32)
         blocks = self.blocks_up_to(dim)
-        found = search_finite(queries, blocks, k, self.metric == "cosine", memory_budget)
-        return found[0][-1], found[1][-1]
+        scores, positions = search_finite(
+            queries, blocks, k, self.metric == "cosine", memory_budget, last_only=True
+        )
+        return scores[0], positions[0]
 
     def rerank(
         self,
@@ -255,7 +257,7 @@ class NestedIndex:
         The blocks, norms and ids are .npy files, the rest is JSON; nothing is pickled.
 
         Raises:
-            FileExistsError: `directory` exists; it is not overwritten.
+            ValueError: `directory` exists; it is not overwritten.
         """
         disk.save_index(self, directory)
 

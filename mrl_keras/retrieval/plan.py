@@ -1,4 +1,4 @@
-"""What one search does: which prefix finds the shortlist, which prefixes rerank it, how many stay."""
+"""What one search does: which prefix finds the shortlist, which prefixes rerank it."""
 
 from __future__ import annotations
 

@@ -19,8 +19,9 @@ def save_index(index, directory):
     """See `NestedIndex.save`."""
     directory = os.path.abspath(os.fspath(directory))
     if os.path.exists(directory):
-        raise FileExistsError(
-            f"An index is never overwritten. {directory} exists; choose another folder or remove it."
+        raise ValueError(
+            f"`directory` must not exist, since an index is never overwritten. Received "
+            f"{directory}; choose another folder or remove it."
         )
     parent = os.path.dirname(directory)
     os.makedirs(parent, exist_ok=True)
