@@ -145,8 +145,8 @@ def _load_tfds(name, data_dir, image_size, max_examples):
             f"No image classification set is named {name!r}. Use 'digits' or the name of a TFDS "
             "set such as 'cifar10' or 'mnist'."
         ) from error
-    features = builder.info.features
-    label = features["label"] if "label" in features else None
+    features = dict(builder.info.features.items())
+    label = features.get("label")
     if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
         raise ValueError(
             f"The TFDS set {name!r} is no image classification set: it needs the features 'image' "

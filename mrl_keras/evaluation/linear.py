@@ -42,32 +42,30 @@ def head_accuracy(nested_logits, labels, dims) -> dict[int, float]:
 
 
 def linear_probe_accuracy(
-    train_embeddings, train_labels, embeddings, labels, dims, l2: float = 1e-3
+    train_embeddings, train_labels, embeddings, labels, dims, inverse_regularization: float = 1.0
 ) -> dict[int, float]:
-    """Accuracy of a least-squares linear classifier fitted on each frozen prefix.
+    """Accuracy of a multinomial logistic regression fitted on each frozen prefix.
 
-    The probe for prefixes that no head was trained on, such as interpolated ones. For each
-    prefix m it is the ridge regression of centred one-hot labels Y on the centred prefix,
-
-        W_m = (X_m' X_m / n + l2 s I)^-1 X_m' Y / n,    s = mean diagonal of X' X / n,
-
-    solved for all prefixes from one Cholesky factor: the factor of a leading block of the
-    Gram matrix is the leading block of the factor, and the forward substitution of prefix m
-    is the first m rows of that of the full width.
+    The probe for prefixes that no head was trained on, such as interpolated ones. The
+    prefixes are fitted in ascending order, each starting from the solution of the one
+    before it with zeros for the new dims.
 
     Args:
         train_embeddings: (train examples, d).
-        train_labels: ints (train examples,).
+        train_labels: ints (train examples,), of at least two classes.
         embeddings: (examples, d), held out.
         labels: ints (examples,).
         dims: ints, ascending, the prefixes to probe, the last at most d.
-        l2: positive ridge strength, relative to the mean variance s. Default 1e-3.
+        inverse_regularization: scikit-learn's C, on components standardised with the mean
+            and deviation of the train embeddings. Default 1.0.
 
     Returns:
         dict from dim to the fraction of held-out examples classified right.
 
     Raises:
-        ValueError: labels or dims that don't fit the embeddings, or `l2` not above zero.
+        ValueError: labels or dims that don't fit the embeddings, one class only, or
+            `inverse_regularization` not above zero.
+        ImportError: scikit-learn is missing.
 
     Example:
 
@@ -80,6 +78,30 @@ def linear_probe_accuracy(
     train, test = np.asarray(train_embeddings, "float64"), np.asarray(embeddings, "float64")
     train_labels = check_labels(train_labels, train, "train_labels")
     labels, dims = check_labels(labels, test, "labels"), NestingDims(dims)
+    _check_probe(train, train_labels, test, dims, inverse_regularization)
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    deviation[deviation == 0.0] = 1.0
+    train, test = (train - mean) / deviation, (test - mean) / deviation
+    probe = _logistic_regression(inverse_regularization)
+    accuracy = {}
+    for low, dim in zip((0, *dims), dims, strict=False):
+        if low:
+            new = np.zeros((len(probe.coef_), dim - low))
+            probe.coef_ = np.concatenate([probe.coef_, new], axis=1)
+        probe.fit(train[:, :dim], train_labels)
+        accuracy[dim] = float(probe.score(test[:, :dim], labels))
+    return accuracy
+
+
+def _logistic_regression(inverse_regularization):
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ImportError('This needs scikit-learn: pip install "mrl_keras[data]"') from error
+    return LogisticRegression(C=inverse_regularization, max_iter=1000, warm_start=True)
+
+
+def _check_probe(train, train_labels, test, dims, inverse_regularization):
     if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
         raise ValueError(
             "The embeddings must be (examples, d) with one width d. "
@@ -89,31 +111,9 @@ def linear_probe_accuracy(
         raise ValueError(
             f"`dims` must not exceed the embedding width {train.shape[1]}. Received {list(dims)}."
         )
-    if not l2 > 0.0:
-        raise ValueError(f"`l2` must be above zero. Received {l2!r}.")
-    classes, targets = np.unique(train_labels, return_inverse=True)
-    mean = train.mean(axis=0)
-    weights = nested_ridge(train - mean, np.eye(len(classes))[targets], dims, l2)
-    prior = np.bincount(targets) / len(targets)
-    accuracy = {}
-    for dim, weight in zip(dims, weights, strict=True):
-        scores = (test - mean)[:, :dim] @ weight + prior
-        accuracy[dim] = float(np.mean(classes[scores.argmax(axis=1)] == labels))
-    return accuracy
-
-
-def nested_ridge(x, y, dims, l2) -> list[np.ndarray]:
-    """The ridge weights (m, outputs) of every prefix m of centred `x`, from one factor.
-
-    Args:
-        x: float (examples, d), centred.
-        y: float (examples, outputs).
-        dims: NestingDims of prefixes up to d.
-        l2: ridge strength relative to the mean diagonal of the Gram matrix.
-    """
-    x = x[:, : dims.width]
-    gram = x.T @ x / len(x)
-    ridge = l2 * max(np.trace(gram) / len(gram), np.finfo("float64").tiny)
-    factor = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
-    forward = np.linalg.solve(factor, x.T @ (y - y.mean(axis=0)) / len(x))
-    return [np.linalg.solve(factor[:dim, :dim].T, forward[:dim]) for dim in dims]
+    if not inverse_regularization > 0.0:
+        raise ValueError(
+            f"`inverse_regularization` must be above zero. Received {inverse_regularization!r}."
+        )
+    if len(np.unique(train_labels)) < 2:
+        raise ValueError("`train_labels` must hold at least two classes. Received one.")

@@ -7,19 +7,19 @@ from mrl_keras.layers import MatryoshkaDense
 from mrl_keras.nesting import NestingDims
 
 
-def small_convnet(image_shape, width, max_value=255, filters=(32, 64)):
+def small_convnet(image_shape, width, max_value=255, filters=(32, 64, 128)):
     """A small convolutional backbone for small images.
 
     Blocks of two 3 x 3 convolutions with batch normalisation and ReLU, each block but the
-    last followed by 2 x 2 max pooling; then one convolution to `width` channels, global
-    average pooling: a non-negative embedding, as ResNet50's pooled features are.
+    last followed by 2 x 2 max pooling; then global average pooling and a linear map to the
+    embedding, so that even a prefix of two dims can use both signs.
 
     Args:
         image_shape: (height, width, channels) of the raw images.
         width: int, the embedding width d.
         max_value: the largest raw pixel value; the model divides by it, so that it takes
             raw images. Default 255.
-        filters: channels of each block. Default (32, 64).
+        filters: channels of each block. Default (32, 64, 128).
 
     Returns:
         `keras.Model`: raw images (batch, height, width, channels) -> (batch, d).
@@ -37,8 +37,8 @@ def small_convnet(image_shape, width, max_value=255, filters=(32, 64)):
         x = _convolution(_convolution(x, channels), channels)
         if i < len(filters) - 1:
             x = keras.layers.MaxPooling2D()(x)
-    x = _convolution(x, width)
-    embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    embedding = keras.layers.Dense(width, name="embedding")(x)
     return keras.Model(images, embedding, name="small_convnet")
 
 

@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from mrl_keras import NestingDims
 from mrl_keras.evaluation import head_accuracy, linear_probe_accuracy
-from mrl_keras.evaluation.linear import nested_ridge
-
-RNG = np.random.default_rng(0)
 
 
 def clusters(examples, width=6, classes=3, seed=1):
@@ -23,14 +20,14 @@ def test_head_accuracy_counts_each_prefix():
     assert head_accuracy(logits, [0, 1, 2, 1], [2, 4]) == {2: 0.5, 4: 0.75}
 
 
-def test_nested_ridge_equals_one_ridge_for_each_prefix():
-    x, y = RNG.standard_normal((40, 6)), RNG.standard_normal((40, 2))
-    x -= x.mean(axis=0)
-    dims = NestingDims([1, 2, 5, 6])
-    strength = 0.1 * np.trace(x.T @ x / 40) / 6
-    for dim, weight in zip(dims, nested_ridge(x, y, dims, 0.1), strict=True):
-        reference = Ridge(alpha=strength * 40).fit(x[:, :dim], y)
-        np.testing.assert_allclose(weight, reference.coef_.T, atol=1e-10)
+def test_probe_equals_one_fresh_logistic_regression_for_each_prefix():
+    train, train_labels = clusters(150)
+    test, labels = clusters(300, seed=2)
+    found = linear_probe_accuracy(train, train_labels, test, labels, [1, 2, 5])
+    scaler = StandardScaler().fit(train)
+    for dim, accuracy in found.items():
+        peer = LogisticRegression(max_iter=1000).fit(scaler.transform(train)[:, :dim], train_labels)
+        assert abs(accuracy - peer.score(scaler.transform(test)[:, :dim], labels)) < 0.01
 
 
 def test_probe_finds_classes_and_ignores_the_dims_beyond_the_prefix():
@@ -38,7 +35,7 @@ def test_probe_finds_classes_and_ignores_the_dims_beyond_the_prefix():
     test, labels = clusters(100, seed=2)
     found = linear_probe_accuracy(train, train_labels, test, labels, [1, 3, 6])
     assert list(found) == [1, 3, 6]
-    assert found[6] > 0.95 > found[1] > 1 / 3
+    assert found[6] > 0.95 > found[1]
     test[:, 3:] = 100.0
     again = linear_probe_accuracy(train, train_labels, test, labels, [1, 3])
     assert again[3] == found[3]
@@ -70,8 +67,12 @@ def test_probe_on_constant_features_predicts_the_most_frequent_class():
             r"must not exceed the embedding width 3\. Received \[4\]",
         ),
         (
-            lambda: linear_probe_accuracy(np.eye(2), [0, 1], np.eye(2), [0, 1], [2], l2=0.0),
-            "`l2` must be above zero",
+            lambda: linear_probe_accuracy(np.eye(2), [0, 1], np.eye(2), [0, 1], [2], 0.0),
+            "`inverse_regularization` must be above zero",
+        ),
+        (
+            lambda: linear_probe_accuracy(np.eye(2), [1, 1], np.eye(2), [0, 1], [2]),
+            "at least two classes. Received one",
         ),
     ],
 )

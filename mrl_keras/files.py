@@ -1,0 +1,59 @@
+"""Writing that is whole or absent: a temporary name beside the target, then one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_file(path) -> Iterator[str]:
+    """Yields a temporary path beside `path`; on success it replaces `path`, on failure it goes.
+
+    The temporary name keeps the ending, which tells some writers the format.
+    """
+    path = os.path.abspath(os.fspath(path))
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{name}", dir=folder)
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_directory(path) -> Iterator[str]:
+    """Yields a temporary folder beside `path`; on success it becomes `path`, on failure it goes.
+
+    Raises:
+        ValueError: `path` exists; nothing is ever overwritten.
+    """
+    path = os.path.abspath(os.fspath(path))
+    parent, name = os.path.split(path)
+    _check_absent(path)
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=f".tmp-{name}-", dir=parent)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        _check_absent(path)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _check_absent(path):
+    if os.path.lexists(path):
+        raise ValueError(
+            f"{path} exists, and nothing is ever overwritten. Choose another name or remove it."
+        )
