@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +33,10 @@ from mrl_keras.retrieval.threads import available_cores, blas_threads, may_share
 _QUERY_BLOCK = 256
 _TILE_ROWS = 4096
 _FIRST_TILE_ROWS = 512
-# Below this many multiplications a second thread costs more than it brings.
-_WORTH_THREADS = 1 << 30
+# Below this many multiplications a second thread costs more than it brings. A comparison and the
+# copies around it count as much as about 64 multiplications.
+_WORTH_THREADS = 1 << 29
+_COMPARISON = 64
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Blocking:
         rows: int, database rows of a tile.
         superblock: int, queries that share one pass over the database.
         workers: int, query blocks that are worked on at the same time.
+        blas_threads: int, threads of each matrix product.
     """
 
     queries: int
     rows: int
     superblock: int
     workers: int
+    blas_threads: int
 
 
 def plan_blocking(n_queries, widths, n_rows, k, copied, memory_budget) -> Blocking:
@@ -59,16 +63,18 @@ def plan_blocking(n_queries, widths, n_rows, k, copied, memory_budget) -> Blocki
 
     Working memory is what the search allocates beside its inputs and its answer: for two tiles
     (one at work, one prepared) the norms and, where the database is not float32, a copy; for each
-    worker the score matrices; for each query of a superblock the candidates of every prefix.
+    worker the score matrices; for each query of a superblock the candidates of every prefix,
+    and the best of them while they are put in order.
     """
     n_queries = max(n_queries, 1)
     prefixes, width, room = len(widths), sum(widths), Candidates.room(k)
-    workers = 1
-    if may_share_blas() and n_queries * n_rows * width >= _WORTH_THREADS:
-        workers = max(1, min(available_cores(), n_queries // 32))
+    cores = available_cores()
+    if n_queries * n_rows * (width + _COMPARISON * prefixes) < _WORTH_THREADS:
+        cores = 1
+    workers = max(1, min(cores, n_queries // 32)) if may_share_blas() else 1
     rows = min(_TILE_ROWS, n_rows)
     queries = min(_QUERY_BLOCK, -(-n_queries // workers))
-    per_query = prefixes * (room * 8 + 24) + 4 * width
+    per_query = prefixes * (room * 8 + k * 24 + 24) + 4 * width
     while True:
         tile = rows * (16 * prefixes + (4 * width if copied else 0))
         # Four matrices of scores; a cut and the hits of a tile take copies of their own.
@@ -76,7 +82,9 @@ def plan_blocking(n_queries, widths, n_rows, k, copied, memory_budget) -> Blocki
         needed = 2 * tile + workers * scratch
         superblock = int(memory_budget - needed) // (per_query * queries) * queries
         if superblock >= queries * workers:
-            return Blocking(queries, rows, min(superblock, n_queries), workers)
+            return Blocking(
+                queries, rows, min(superblock, n_queries), workers, max(1, cores // workers)
+            )
         if workers > 1:
             workers -= 1
         elif rows > 256:
@@ -88,6 +96,21 @@ def plan_blocking(n_queries, widths, n_rows, k, copied, memory_budget) -> Blocki
                 f"`memory_budget` must be at least {needed + per_query} bytes for {prefixes} "
                 f"dims, width {width} and k={k}. Received {memory_budget}."
             )
+
+
+class _Inline:
+    """Stands in for a thread pool where one thread does everything: runs what is submitted."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return None
+
+    def submit(self, function, *args):
+        done = Future()
+        done.set_result(function(*args))
+        return done
 
 
 class _Scratch:
@@ -120,6 +143,8 @@ class NestedScan:
         k: int, from 1 to the number of rows.
         cosine: bool, whether rows and queries are L2-normalised, each prefix by itself.
         memory_budget: int, bytes of working memory.
+        inverse_norms: optional float32 (rows, prefixes), 1 / norm of every prefix of rows known
+            to be finite. Without it they are computed, and the rows are checked.
         last_only: bool, whether only the widest prefix's neighbours are wanted.
         advance: optional function, called with the number of (query, row) pairs just done.
     """
@@ -130,11 +155,13 @@ class NestedScan:
         k: int,
         cosine: bool,
         memory_budget: int,
+        inverse_norms: np.ndarray | None = None,
         last_only: bool = False,
         advance: Callable[[int], None] | None = None,
     ):
         self._tables, self._k, self._cosine = tuple(tables), k, cosine
         self._memory_budget, self._advance = memory_budget, advance
+        self._inverse_norms = inverse_norms
         self._widths = [table.shape[1] for table in tables]
         self._rows = tables[0].shape[0]
         first = len(self._tables) - 1 if last_only else 0
@@ -163,7 +190,8 @@ class NestedScan:
         free = queue.SimpleQueue()
         for _ in range(sizes.workers):
             free.put(_Scratch(sizes.queries, sizes.rows))
-        with blas_threads(sizes.workers), ThreadPoolExecutor(sizes.workers) as pool:
+        executor = ThreadPoolExecutor(sizes.workers) if sizes.workers > 1 else _Inline()
+        with blas_threads(sizes.blas_threads), executor as pool:
             for start in range(0, len(queries), sizes.superblock):
                 part = slice(start, start + sizes.superblock)
                 found = self._superblock(pool, free, sizes, queries[part])
@@ -237,10 +265,14 @@ class NestedScan:
 
     def _tile(self, first, stop):
         blocks = [as_float32(table[first:stop]) for table in self._tables]
-        squared = prefix_squared_norms(blocks)
-        if not np.isfinite(squared[-1]).all():
-            self._refuse_non_finite(stop - first)
-        return _Tile(first, stop, blocks, inverse_norms(squared) if self._cosine else None)
+        if self._inverse_norms is not None:
+            norms = np.ascontiguousarray(self._inverse_norms[first:stop].T)
+        else:
+            squared = prefix_squared_norms(blocks)
+            if not np.isfinite(squared[-1]).all():
+                self._refuse_non_finite(stop - first)
+            norms = inverse_norms(squared)
+        return _Tile(first, stop, blocks, norms if self._cosine else None)
 
     def _refuse_non_finite(self, rows):
         bad = [

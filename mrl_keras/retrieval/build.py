@@ -94,19 +94,10 @@ def checked_ids(ids, n_rows: int) -> np.ndarray:
     """Ids as int64 or str (rows,): unique, none missing, none that marks an empty slot."""
     if ids is None:
         return np.arange(n_rows, dtype=np.int64)
-    ids = np.asarray(list(ids) if not isinstance(ids, np.ndarray) else ids)
+    ids = _as_array(ids)
     if ids.ndim != 1 or len(ids) != n_rows:
         raise ValueError(
             f"`ids` must hold one id for each of the {n_rows} rows. Received the shape {ids.shape}."
-        )
-    if ids.dtype.kind == "S":
-        ids = np.char.decode(ids, "utf-8")
-    if ids.dtype.kind in "iu":
-        ids = ids.astype(np.int64)
-    elif ids.dtype.kind != "U":
-        raise ValueError(
-            "`ids` must all be ints or all be strings, with none missing. "
-            f"Received dtype {ids.dtype}."
         )
     pad = -1 if ids.dtype.kind == "i" else ""
     if (ids == pad).any():
@@ -120,6 +111,25 @@ def checked_ids(ids, n_rows: int) -> np.ndarray:
             f"`ids` must be unique. Received {found[counts > 1][:5].tolist()} more than once."
         )
     return ids
+
+
+def _as_array(ids):
+    """Ids as int64 or str; NumPy alone would turn [1, "a"] into strings, and floats into ints."""
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind == "O":
+        ids = list(ids)
+        kinds = {str if isinstance(one, (str, bytes)) else type(one) for one in ids}
+        array = np.asarray(ids) if len(kinds) <= 1 else np.asarray(ids, dtype=object)
+    else:
+        array = ids
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8")
+    wide = array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max
+    if array.dtype.kind not in "iuU" or wide:
+        raise ValueError(
+            "`ids` must all be ints within int64 or all be strings, with none missing. "
+            f"Received dtype {array.dtype}."
+        )
+    return array if array.dtype.kind == "U" else array.astype(np.int64)
 
 
 def shortlist_for(index, shortlist_dim, scann):

@@ -123,12 +123,12 @@ def exact_search(
     return ExactResult(tuple(dims), scores, indices)
 
 
-def search_finite(queries, tables, k, cosine, memory_budget, last_only=False, advance=None):
+def search_finite(queries, tables, k, cosine, memory_budget, **options):
     """`NestedScan` for queries that may hold non-finite rows, and for k above the row count.
 
     Args:
         queries: float32 (queries, width); non-finite rows get no results.
-        tables, k, cosine, memory_budget, last_only, advance: as for `NestedScan`, `k` unbounded.
+        tables, k, cosine, memory_budget, options: as for `NestedScan`, but `k` may exceed N.
 
     Returns:
         (scores, positions): float32 and int64, both (prefixes, queries, k).
@@ -137,7 +137,7 @@ def search_finite(queries, tables, k, cosine, memory_budget, last_only=False, ad
     if bad.any():
         queries = np.where(bad[:, None], np.float32(0), queries)
     found = min(k, tables[0].shape[0])
-    scan = NestedScan(tables, found, cosine, memory_budget, last_only, advance)
+    scan = NestedScan(tables, found, cosine, memory_budget, **options)
     scores, positions = scan.run(queries)
     scores[:, bad], positions[:, bad] = LOWEST_SCORE, PAD_POSITION
     return pad_columns(scores, positions, k)

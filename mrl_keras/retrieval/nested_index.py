@@ -177,10 +177,15 @@ class NestedIndex:
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> tuple[np.ndarray, np.ndarray]:
         """(scores, positions), both (queries, k), of brute force over the prefix `dim`."""
-        queries = np.ascontiguousarray(queries[:, :dim], np.float32)
         blocks = self.blocks_up_to(dim)
         scores, positions = search_finite(
-            queries, blocks, k, self.metric == "cosine", memory_budget, last_only=True
+            np.ascontiguousarray(queries[:, :dim], np.float32),
+            blocks,
+            k,
+            self.metric == "cosine",
+            memory_budget,
+            inverse_norms=self.inverse_norms[:, : len(blocks)],
+            last_only=True,
         )
         return scores[0], positions[0]
 

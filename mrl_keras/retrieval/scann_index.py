@@ -28,7 +28,8 @@ from mrl_keras.retrieval.arrays import (
 from mrl_keras.retrieval.plan import whole_number
 
 EXACT_BELOW = 20_000
-"""Below this number of rows a shortlist by brute force is as fast, and exact: no ScaNN."""
+"""Below this number of rows the rule is brute force: exact, and measured at 0.6 ms for a single
+query, 0.1 ms for each of a batch (2 cores, D_s = 16, 200 rows); ScaNN took 0.07 ms and 0.03 ms."""
 
 TENSOR_NAMES = (
     "scann_config",
@@ -60,7 +61,7 @@ class ScannParameters:
     Args:
         num_leaves: int, leaves of the k-means tree.
         leaves_to_search: int, leaves opened for a query unless a plan says otherwise.
-        dims_per_block: int, dims that one 4-bit code stands for. Defaults to 2.
+        dims_per_block: int, dims that one 4-bit code stands for. Defaults to 1.
         anisotropic_threshold: float in (0, 1), the T of ScaNN's score-aware quantisation loss,
             or `None` for the plain reconstruction loss. Defaults to 0.2.
         training_sample_size: int, rows that train the tree and the codes. Defaults to 100,000.
@@ -74,7 +75,7 @@ class ScannParameters:
 
     num_leaves: int
     leaves_to_search: int
-    dims_per_block: int = 2
+    dims_per_block: int = 1
     anisotropic_threshold: float | None = 0.2
     training_sample_size: int = 100_000
     training_iterations: int = 12
@@ -121,20 +122,22 @@ class ScannParameters:
 def scann_parameters(n_rows: int, dim: int) -> ScannParameters:
     """The rule that chooses a shortlist's parameters from N and D_s.
 
-    - leaves: 2 sqrt(N), at most N / 40 so that a leaf holds 40 rows or more;
-    - leaves to search: 6 %, at least 10 (all where there are fewer);
-    - dims per block: 2 (1 where D_s is 1), ScaNN's usual choice for prefixes of up to 128 dims;
+    - leaves: 4 sqrt(N), at most N / 40 so that a leaf holds about 40 rows or more;
+    - leaves to search: 5 %, at least 10 (all where there are fewer);
+    - dims per block: 1 up to 64 dims, else 2. A short prefix is cheap to scan whatever its codes
+      are: at D_s = 16 and N = 100,000, one dim for each code raised the recall of 200 rows from
+      0.67 to 0.86 for a tenth more time;
     - training sample: 100,000 rows, or all.
 
     >>> scann_parameters(1_000_000, 16).num_leaves
-    2000
+    4000
     """
     n_rows, dim = whole_number(n_rows, "`n_rows`"), whole_number(dim, "`dim`")
-    leaves = max(1, min(round(2 * math.sqrt(n_rows)), n_rows // 40))
+    leaves = max(1, min(round(4 * math.sqrt(n_rows)), n_rows // 40))
     return ScannParameters(
         num_leaves=leaves,
-        leaves_to_search=min(leaves, max(10, round(0.06 * leaves))),
-        dims_per_block=min(2, dim),
+        leaves_to_search=min(leaves, max(10, round(0.05 * leaves))),
+        dims_per_block=1 if dim <= 64 else 2,
         training_sample_size=min(n_rows, 100_000),
     )
 

@@ -34,10 +34,9 @@ def may_share_blas() -> bool:
 
 
 @contextmanager
-def blas_threads(workers: int):
-    """Shares the cores out among `workers` threads that call the BLAS at the same time."""
-    shared = workers > 1 and may_share_blas()
-    each = max(1, available_cores() // workers)
-    limit = _blas_controller().limit(limits=each, user_api="blas") if shared else nullcontext()
+def blas_threads(each: int):
+    """Gives every matrix product `each` threads while it lasts, where threadpoolctl is there."""
+    controller = _blas_controller()
+    limit = nullcontext() if controller is None else controller.limit(limits=each, user_api="blas")
     with limit:
         yield
