@@ -4,8 +4,17 @@ The layers, losses and metrics are here; `mrl_keras.retrieval`, `mrl_keras.evalu
 `mrl_keras.models`, `mrl_keras.data` and `mrl_keras.export` are imported by name.
 """
 
-from mrl_keras.layers import MatryoshkaDense
-from mrl_keras.losses import MatryoshkaLoss, SmoothedSparseCategoricalCrossentropy
+from mrl_keras.layers import (
+    MatryoshkaDense,
+    MatryoshkaSimilarity,
+    PrefixNormalization,
+    normalize_prefix,
+)
+from mrl_keras.losses import (
+    MatryoshkaLoss,
+    SmoothedSparseCategoricalCrossentropy,
+    SymmetricContrastive,
+)
 from mrl_keras.metrics import PrefixMetric, per_prefix
 from mrl_keras.nesting import NestingDims
 from mrl_keras.version import __version__
@@ -13,9 +22,13 @@ from mrl_keras.version import __version__
 __all__ = [
     "MatryoshkaDense",
     "MatryoshkaLoss",
+    "MatryoshkaSimilarity",
     "NestingDims",
     "PrefixMetric",
+    "PrefixNormalization",
     "SmoothedSparseCategoricalCrossentropy",
+    "SymmetricContrastive",
     "__version__",
+    "normalize_prefix",
     "per_prefix",
 ]

@@ -1,5 +1,6 @@
 """Docstring examples run, documented defaults are real, README's Python code runs."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -55,13 +56,14 @@ def test_public_objects_are_documented(thing):
 
 
 def check_default(text, name, default):
-    """A default that the text states ("Default 8") is the one in the signature."""
+    """A default that the text states ("Default 8", "Defaults to `True`") is the signature's."""
     entry = re.search(rf"^\s*{name}: (.*?)(?=^\s*\w+(, \w+)*: |\n\n|\Z)", text, re.M | re.S)
-    stated = entry and re.search(r"Defaults?(?: to)? `?([\w.\"+-]+?)`?[.,;\s]", entry[1] + " ")
-    if stated and isinstance(default, (bool, int, float, str)):
-        said = stated[1].strip('".').replace(",", "")
-        if re.fullmatch(r"[\d.]+|True|False", said):
-            assert str(default) in (said, f"{said}.0"), f"{name}: {said} is not {default!r}"
+    stated = entry and re.search(
+        r"Defaults?(?: to)? `?(True|False|\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)\b", entry[1]
+    )
+    if stated and isinstance(default, (bool, int, float)):
+        said = ast.literal_eval(stated[1].replace(",", ""))
+        assert said == default, f"{name}: the text says {said}, the signature {default!r}"
 
 
 def test_python_code_of_the_readme(tmp_path, monkeypatch):

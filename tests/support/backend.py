@@ -38,7 +38,7 @@ def _torch(function, arrays):
     tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
     value = function(*tensors)
     found = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
-    return float(value), [gradient.numpy() for gradient in found]
+    return value.item(), [gradient.numpy() for gradient in found]
 
 
 def numerical_gradient(function, arrays, which, step=1e-5):
