@@ -150,4 +150,4 @@ def shortlist_for(index, shortlist_dim, scann):
         return None
     prefix = np.concatenate([as_float32(block) for block in blocks], axis=1)
     parameters = None if scann == "auto" else scann
-    return scann_index.ScannShortlist.build(prefix, parameters)
+    return scann_index.ScannShortlist.build(prefix, parameters, normalize=index.metric == "cosine")

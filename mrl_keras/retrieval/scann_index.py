@@ -31,6 +31,8 @@ EXACT_BELOW = 20_000
 """Below this number of rows the rule is brute force: exact, and measured at 0.6 ms for a single
 query, 0.1 ms for each of a batch (2 cores, D_s = 16, 200 rows); ScaNN took 0.07 ms and 0.03 ms."""
 
+_CODES = 16
+
 TENSOR_NAMES = (
     "scann_config",
     "serialized_partitioner",
@@ -90,7 +92,9 @@ class ScannParameters:
             "training_sample_size",
             "training_iterations",
         ):
-            object.__setattr__(self, name, whole_number(getattr(self, name), f"`{name}`"))
+            least = _CODES if name == "training_sample_size" else 1
+            number = whole_number(getattr(self, name), f"`{name}`", least)
+            object.__setattr__(self, name, number)
         if self.leaves_to_search > self.num_leaves:
             raise ValueError(
                 f"`leaves_to_search` must not exceed num_leaves={self.num_leaves}. "
@@ -138,7 +142,7 @@ def scann_parameters(n_rows: int, dim: int) -> ScannParameters:
         num_leaves=leaves,
         leaves_to_search=min(leaves, max(10, round(0.05 * leaves))),
         dims_per_block=1 if dim <= 64 else 2,
-        training_sample_size=min(n_rows, 100_000),
+        training_sample_size=min(max(n_rows, _CODES), 100_000),
     )
 
 
@@ -181,23 +185,29 @@ class ScannShortlist:
         prefix_rows: np.ndarray,
         parameters: ScannParameters | None = None,
         seed: int = 0,
+        normalize: bool = True,
     ) -> ScannShortlist:
         """Builds the tree and the codes.
 
         Args:
-            prefix_rows: (rows, D_s), any real dtype, finite. L2-normalised here, whatever the
-                index's metric is; zero rows stay zero.
+            prefix_rows: (rows, D_s), any real dtype, finite.
             parameters: `ScannParameters`; `None` takes `scann_parameters(rows, D_s)`.
             seed: int, seeds the k-means of the tree and of the codes. Defaults to 0.
+            normalize: bool, whether the rows are L2-normalised first, for cosine; zero rows stay
+                zero. `False` shortlists by inner product. Defaults to `True`.
 
         Raises:
-            ValueError: no rows, non-finite rows (named by number), or more leaves than rows.
+            ValueError: fewer than 16 rows, non-finite rows (named by number), or more leaves
+                than rows.
             ImportError: ScaNN is not installed.
         """
         rows = check_matrix(prefix_rows, "`prefix_rows`").astype(np.float32)
         n_rows, dim = rows.shape
-        if n_rows == 0:
-            raise ValueError("`prefix_rows` must hold at least one row. Received an empty array.")
+        if n_rows < _CODES:
+            raise ValueError(
+                f"`prefix_rows` must hold at least {_CODES} rows, since ScaNN trains {_CODES} "
+                f"codes. Received {n_rows}; so few rows need no ScaNN (`scann=None`)."
+            )
         parameters = parameters or scann_parameters(n_rows, dim)
         if parameters.num_leaves > n_rows:
             raise ValueError(
@@ -205,7 +215,8 @@ class ScannShortlist:
             )
         squared = squared_norms(rows)
         refuse_rows(~np.isfinite(squared), 0)
-        rows *= inverse_norms(squared)[:, None]
+        if normalize:
+            rows *= inverse_norms(squared)[:, None]
         _, ops = scann_ops()
         config = _config(rows, parameters, whole_number(seed, "`seed`", least=0))
         searcher = ops.create_searcher(rows, config, shared_name=_unique_name())
@@ -240,7 +251,8 @@ class ScannShortlist:
 
         Returns:
             (positions, scores): int32 and float32, both (queries, k), descending by ScaNN's
-            approximate cosine. A slot without a row holds -1 and the lowest float32.
+            approximate cosine (or inner product over the query's norm). A slot without a row
+            holds -1 and the lowest float32.
 
         Raises:
             ValueError: a wrong width, or `k` or `leaves` below 1.

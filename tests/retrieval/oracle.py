@@ -9,7 +9,9 @@ def scores_at(queries, database, dim, metric="cosine"):
     """float64 (queries, rows): cosine or inner product of the prefixes; zero prefixes give 0."""
     q, x = (np.asarray(side, np.float64)[:, :dim] for side in (queries, database))
     if metric == "cosine":
-        q, x = (side / np.where(n := np.linalg.norm(side, axis=1), n, 1)[:, None] for side in (q, x))
+        q, x = (
+            side / np.where(n := np.linalg.norm(side, axis=1), n, 1)[:, None] for side in (q, x)
+        )
     return q @ x.T
 
 

@@ -1,0 +1,100 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan, storage
+from tests.retrieval.oracle import clustered
+
+PLAN = SearchPlan.funnel((8, 16, 32), 60)
+
+
+def built(storage="float32", ids=None, scann=None, metric="cosine"):
+    rows, queries, *_ = clustered(600, 32, 12)
+    options = {"shortlist_dim": 8, "scann": scann} if scann else {}
+    index = NestedIndex.build(rows, [8, 16, 32], ids, metric, storage, **options)
+    return index, queries
+
+
+@pytest.mark.parametrize("storage_name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("memory_map", [False, True])
+def test_round_trip(tmp_path, storage_name, memory_map):
+    index, queries = built(storage_name, ids=[f"é{i}" for i in range(600)], metric="dot")
+    index.save(tmp_path / "made" / "index")
+    loaded = NestedIndex.load(tmp_path / "made" / "index", memory_map)
+    assert loaded.nesting_dims == index.nesting_dims
+    assert (loaded.metric, loaded.storage, loaded.shortlist) == ("dot", storage_name, None)
+    for before, after in zip(
+        index.search(queries, PLAN), loaded.search(queries, PLAN), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    assert isinstance(loaded.blocks[0].base, np.memmap) == memory_map or (
+        isinstance(loaded.blocks[0], np.memmap) == memory_map
+    )
+
+
+def test_scann_round_trip_gives_the_same_answers(tmp_path):
+    index, queries = built(scann=ScannParameters(12, 3))
+    index.save(tmp_path / "index")
+    loaded = NestedIndex.load(tmp_path / "index", memory_map=True)
+    assert loaded.shortlist.parameters == index.shortlist.parameters
+    for before, after in zip(
+        index.search(queries, PLAN), loaded.search(queries, PLAN), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    for one, two in zip(index.shortlist.partition(), loaded.shortlist.partition(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_nothing_is_pickled(tmp_path):
+    index, _ = built(ids=[f"d{i}" for i in range(600)], scann=ScannParameters(12, 3))
+    index.save(tmp_path / "index")
+    names = sorted(os.listdir(tmp_path / "index"))
+    assert [name for name in names if not name.endswith(".npy")] == ["index.json"]
+    for name in names:
+        if name.endswith(".npy"):
+            np.load(tmp_path / "index" / name, allow_pickle=False)
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path):
+    index, _ = built()
+    index.save(tmp_path / "index")
+    before = (tmp_path / "index" / "index.json").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="`directory` must not exist, .* never overwritten"):
+        index.save(tmp_path / "index")
+    assert (tmp_path / "index" / "index.json").stat().st_mtime_ns == before
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    index, _ = built()
+    written = []
+
+    def full_disk(path, *args, **kwargs):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        return save(path, *args, **kwargs)
+
+    save = np.save
+    monkeypatch.setattr(storage.np, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        index.save(tmp_path / "index")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "text"),
+    [
+        (lambda folder: (folder / "index.json").unlink(), "it has no index.json"),
+        (
+            lambda folder: (folder / "index.json").write_text(json.dumps({"format_version": 99})),
+            "must have format version 1. Received 99",
+        ),
+    ],
+)
+def test_folders_that_hold_no_index(tmp_path, break_it, text):
+    built()[0].save(tmp_path / "index")
+    break_it(tmp_path / "index")
+    with pytest.raises(ValueError, match=text):
+        NestedIndex.load(tmp_path / "index")
