@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from mrl_keras.retrieval import scann_rule
 from mrl_keras.retrieval.arrays import (
     as_float32,
     check_matrix,
@@ -134,20 +135,20 @@ def _as_array(ids):
 
 def shortlist_for(index, shortlist_dim, scann):
     """The ScaNN shortlist that `NestedIndex.build` asks for, or `None` for exact shortlists."""
-    from mrl_keras.retrieval import scann_index
-
-    if scann is not None and scann != "auto" and not isinstance(scann, scann_index.ScannParameters):
+    if scann is not None and scann != "auto" and not isinstance(scann, scann_rule.ScannParameters):
         raise ValueError(f'`scann` must be None, "auto" or a ScannParameters. Received {scann!r}.')
     if shortlist_dim is None:
-        if isinstance(scann, scann_index.ScannParameters):
+        if isinstance(scann, scann_rule.ScannParameters):
             raise ValueError(
                 "`shortlist_dim` must name the prefix that ScaNN searches when `scann` is given. "
                 f"Received None; choose one of {list(index.nesting_dims)}."
             )
         return None
     blocks = index.blocks_up_to(shortlist_dim)
-    if scann is None or (scann == "auto" and len(index) < scann_index.EXACT_BELOW):
+    if scann is None or (scann == "auto" and len(index) < scann_rule.EXACT_BELOW):
         return None
+    from mrl_keras.retrieval.scann_index import ScannShortlist
+
     prefix = np.concatenate([as_float32(block) for block in blocks], axis=1)
     parameters = None if scann == "auto" else scann
-    return scann_index.ScannShortlist.build(prefix, parameters, normalize=index.metric == "cosine")
+    return ScannShortlist.build(prefix, parameters, normalize=index.metric == "cosine")

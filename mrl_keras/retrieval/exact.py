@@ -73,8 +73,8 @@ def exact_search(
             Defaults to 10.
         metric: "cosine" (each prefix L2-normalised by itself) or "dot". Defaults to "cosine".
             Zero vectors have cosine 0 with everything.
-        memory_budget: int, bytes of working memory beside the inputs and the answer. Defaults
-            to 1 GiB. Less memory means smaller blocks, and fewer queries for each pass.
+        memory_budget: int, bytes of working memory beside the inputs and the answer. By default
+            1 GiB. Less memory means smaller blocks, and fewer queries for each pass.
         progress: bool, whether to show a progress bar. Defaults to `False`.
 
     Returns:

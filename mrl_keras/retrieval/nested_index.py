@@ -110,7 +110,7 @@ class NestedIndex:
             shortlist_dim: the prefix D_s that ScaNN proposes rows from; `None` for none.
             scann: `None` for exact shortlists, a `ScannParameters`, or "auto", which builds
                 ScaNN by `scann_parameters(rows, D_s)` where a `shortlist_dim` is given and
-                there are at least `scann_index.EXACT_BELOW` rows. Defaults to "auto".
+                there are at least `scann_rule.EXACT_BELOW` rows. Defaults to "auto".
             progress: bool, whether to show a progress bar. Defaults to `False`.
 
         Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import uuid
-from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -26,12 +25,22 @@ from mrl_keras.retrieval.arrays import (
     squared_norms,
 )
 from mrl_keras.retrieval.plan import whole_number
+from mrl_keras.retrieval.scann_rule import (
+    CODES,
+    EXACT_BELOW,
+    ScannParameters,
+    scann_parameters,
+)
 
-EXACT_BELOW = 20_000
-"""Below this number of rows the rule is brute force: exact, and measured at 0.6 ms for a single
-query, 0.1 ms for each of a batch (2 cores, D_s = 16, 200 rows); ScaNN took 0.07 ms and 0.03 ms."""
-
-_CODES = 16
+__all__ = [
+    "EXACT_BELOW",
+    "TENSOR_DTYPES",
+    "TENSOR_NAMES",
+    "ScannParameters",
+    "ScannShortlist",
+    "scann_ops",
+    "scann_parameters",
+]
 
 TENSOR_NAMES = (
     "scann_config",
@@ -56,96 +65,6 @@ TENSOR_DTYPES = dict(
 """The dtype of each part, as TensorFlow names it."""
 
 
-@dataclass(frozen=True)
-class ScannParameters:
-    """How a ScaNN shortlist is built and searched.
-
-    Args:
-        num_leaves: int, leaves of the k-means tree.
-        leaves_to_search: int, leaves opened for a query unless a plan says otherwise.
-        dims_per_block: int, dims that one 4-bit code stands for. Defaults to 1.
-        anisotropic_threshold: float in (0, 1), the T of ScaNN's score-aware quantisation loss,
-            or `None` for the plain reconstruction loss. Defaults to 0.2.
-        training_sample_size: int, rows that train the tree and the codes. Defaults to 100,000.
-        training_iterations: int, k-means iterations of the tree. Defaults to 12.
-        storage: "float32"; ScaNN's bfloat16 does not survive a SavedModel and is refused.
-        soar_lambda: `None`; ScaNN's TensorFlow ops have no SOAR, and it is refused.
-
-    Raises:
-        ValueError: a number out of range, more leaves to search than there are, bfloat16 or SOAR.
-    """
-
-    num_leaves: int
-    leaves_to_search: int
-    dims_per_block: int = 1
-    anisotropic_threshold: float | None = 0.2
-    training_sample_size: int = 100_000
-    training_iterations: int = 12
-    storage: str = "float32"
-    soar_lambda: float | None = None
-
-    def __post_init__(self):
-        for name in (
-            "num_leaves",
-            "leaves_to_search",
-            "dims_per_block",
-            "training_sample_size",
-            "training_iterations",
-        ):
-            least = _CODES if name == "training_sample_size" else 1
-            number = whole_number(getattr(self, name), f"`{name}`", least)
-            object.__setattr__(self, name, number)
-        if self.leaves_to_search > self.num_leaves:
-            raise ValueError(
-                f"`leaves_to_search` must not exceed num_leaves={self.num_leaves}. "
-                f"Received {self.leaves_to_search}."
-            )
-        threshold = self.anisotropic_threshold
-        if threshold is not None and not 0 < threshold < 1:
-            raise ValueError(
-                "`anisotropic_threshold` must lie strictly between 0 and 1, or be None. "
-                f"Received {threshold!r}."
-            )
-        if self.storage != "float32":
-            raise ValueError(
-                '`storage` of a ScaNN shortlist must be "float32": bfloat16 rows are lost when the '
-                "searcher is turned into tensors, so an export would fail at its first query. "
-                f"Received {self.storage!r}; bfloat16 belongs to NestedIndex's own blocks."
-            )
-        if self.soar_lambda is not None:
-            raise ValueError(
-                "`soar_lambda` must be None: ScaNN's TensorFlow ops refuse SOAR, and an index "
-                f"built with it could not be exported. Received {self.soar_lambda!r}."
-            )
-
-    def to_dict(self) -> dict:
-        """The arguments, for a manifest; `ScannParameters(**d)` reads them back."""
-        return asdict(self)
-
-
-def scann_parameters(n_rows: int, dim: int) -> ScannParameters:
-    """The rule that chooses a shortlist's parameters from N and D_s.
-
-    - leaves: 4 sqrt(N), at most N / 40 so that a leaf holds about 40 rows or more;
-    - leaves to search: 5 %, at least 10 (all where there are fewer);
-    - dims per block: 1 up to 64 dims, else 2. A short prefix is cheap to scan whatever its codes
-      are: at D_s = 16 and N = 100,000, one dim for each code raised the recall of 200 rows from
-      0.67 to 0.86 for a tenth more time;
-    - training sample: 100,000 rows, or all.
-
-    >>> scann_parameters(1_000_000, 16).num_leaves
-    4000
-    """
-    n_rows, dim = whole_number(n_rows, "`n_rows`"), whole_number(dim, "`dim`")
-    leaves = max(1, min(round(4 * math.sqrt(n_rows)), n_rows // 40))
-    return ScannParameters(
-        num_leaves=leaves,
-        leaves_to_search=min(leaves, max(10, round(0.05 * leaves))),
-        dims_per_block=1 if dim <= 64 else 2,
-        training_sample_size=min(max(n_rows, _CODES), 100_000),
-    )
-
-
 def scann_ops():
     """(tensorflow, scann's TensorFlow ops), imported on first use.
 
@@ -165,12 +84,23 @@ def scann_ops():
 
 
 class ScannShortlist:
-    """Proposes rows by ScaNN on the L2-normalised D_s prefix. Make one with `build` or `load`.
+    """Proposes rows by ScaNN on the L2-normalised D_s prefix. Make one with `build`.
 
-    Attributes:
+    Args:
         parameters: the `ScannParameters` it was built with.
         n_rows: int, the number of rows N.
         dim: int, the prefix D_s.
+        handle: the searcher's TensorFlow resource handle.
+
+    Example:
+
+    >>> rows = np.random.default_rng(0).standard_normal((500, 8)).astype("float32")
+    >>> shortlist = ScannShortlist.build(rows, ScannParameters(10, 10))
+    >>> positions, scores = shortlist.search(rows[:3], k=20)
+    >>> positions.shape, 0 in positions[0]
+    ((3, 20), True)
+
+    Source: arXiv 2205.13147, Section 4.3.1 (shortlists); ScaNN is arXiv 1908.10396.
     """
 
     def __init__(self, parameters: ScannParameters, n_rows: int, dim: int, handle):
@@ -203,9 +133,9 @@ class ScannShortlist:
         """
         rows = check_matrix(prefix_rows, "`prefix_rows`").astype(np.float32)
         n_rows, dim = rows.shape
-        if n_rows < _CODES:
+        if n_rows < CODES:
             raise ValueError(
-                f"`prefix_rows` must hold at least {_CODES} rows, since ScaNN trains {_CODES} "
+                f"`prefix_rows` must hold at least {CODES} rows, since ScaNN trains {CODES} "
                 f"codes. Received {n_rows}; so few rows need no ScaNN (`scann=None`)."
             )
         parameters = parameters or scann_parameters(n_rows, dim)

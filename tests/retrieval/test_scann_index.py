@@ -12,6 +12,7 @@ from mrl_keras.retrieval import (
     SearchPlan,
     scann_index,
     scann_parameters,
+    scann_rule,
 )
 from tests.retrieval.oracle import LOWEST, assert_top_k, clustered, scores_at
 
@@ -200,7 +201,7 @@ def test_the_rule():
 def test_an_index_below_the_threshold_has_exact_shortlists(data, monkeypatch):
     rows, queries, *_ = data
     assert NestedIndex.build(rows, [8, 16], shortlist_dim=8).shortlist is None
-    monkeypatch.setattr(scann_index, "EXACT_BELOW", 2000)
+    monkeypatch.setattr(scann_rule, "EXACT_BELOW", 2000)
     built = NestedIndex.build(rows, [8, 16], shortlist_dim=8)
     assert (built.shortlist.dim, built.shortlist.n_rows) == (8, 2000)
     assert built.shortlist.parameters == scann_parameters(2000, 8)
