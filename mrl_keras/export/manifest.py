@@ -1,0 +1,102 @@
+"""assets.extra/manifest.json: what an exported model is, readable without TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+
+from mrl_keras.export.versions import version_directory
+from mrl_keras.version import __version__
+
+FORMAT_VERSION = 1
+EXTRA = "assets.extra"
+_NAME = "manifest.json"
+
+
+def library_versions(custom_ops) -> dict[str, str]:
+    """The versions of the libraries that made the model, by their import names."""
+    versions = {"python": platform.python_version(), "mrl_keras": __version__}
+    names = ("tensorflow", "keras", "numpy", *(["scann"] if "Scann" in custom_ops else []))
+    return versions | {name: importlib.metadata.version(name) for name in names}
+
+
+def describe_index(index, plan, search, bounds) -> dict:
+    """The manifest's part on nested retrieval."""
+    shortlist = None
+    if index.shortlist is not None and plan.shortlist_dim == index.shortlist.dim:
+        shortlist = {"dim": index.shortlist.dim, **index.shortlist.parameters.to_dict()}
+    return {
+        "rows": len(index),
+        "width": index.width,
+        "nesting_dims": list(index.nesting_dims),
+        "metric": index.metric,
+        "normalization": "l2 of each prefix" if index.metric == "cosine" else None,
+        "storage": index.storage,
+        "id_dtype": "string" if index.ids.dtype.kind == "U" else "int64",
+        "shortlist": {"kind": search.finder.kind, "parameters": shortlist},
+        "plan": {
+            "dims": list(plan.dims),
+            "sizes": list(plan.sizes),
+            "k": plan.k,
+            "leaves": search.default_leaves,
+        },
+        "bounds": {"k": bounds[0], "shortlist": bounds[1], "leaves": search.num_leaves},
+    }
+
+
+def write_manifest(directory: str, content: dict) -> None:
+    """Writes `content` into the SavedModel folder `directory`.
+
+    Raises:
+        ValueError: a value that JSON does not hold, such as NaN.
+    """
+    os.makedirs(os.path.join(directory, EXTRA), exist_ok=True)
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The manifest must hold finite numbers, strings, lists and dicts only: {error}."
+        ) from error
+    with open(os.path.join(directory, EXTRA, _NAME), "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def plain_numbers(values):
+    """`values` with NumPy numbers as Python's and dict keys as strings, for JSON."""
+    if isinstance(values, dict):
+        return {str(key): plain_numbers(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [plain_numbers(value) for value in values]
+    return values.item() if hasattr(values, "item") else values
+
+
+def load_manifest(path: str) -> dict:
+    """The manifest of an exported model.
+
+    Args:
+        path: a version's folder NAME/VERSION, or NAME for its highest version.
+
+    Returns:
+        A dict: `name`, `version`, `twin_of`, `is_matryoshka` (always true),
+        `matryoshka_dimensions`, `nesting_dims`, `width`, `normalization`, `metrics` (by prefix),
+        `custom_ops`, `signatures`, `retrieval` (`None` without an index), `libraries`.
+
+    Raises:
+        ValueError: there is no SavedModel, or it has no manifest of this format.
+    """
+    file_name = os.path.join(version_directory(path), EXTRA, _NAME)
+    if not os.path.isfile(file_name):
+        raise ValueError(
+            f"{path} must be a model that `export_saved_model` wrote. It has no {EXTRA}/{_NAME}."
+        )
+    with open(file_name, encoding="utf-8") as file:
+        manifest = json.load(file)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{file_name} must have format version {FORMAT_VERSION}. "
+            f"Received {manifest.get('format_version')!r}; read it with the version of mrl_keras "
+            "that wrote it."
+        )
+    return manifest
