@@ -1,9 +1,21 @@
 """Nested retrieval over arrays: exact, adaptive, funnel; it knows no model."""
 
 from mrl_keras.retrieval.exact import ExactResult, exact_search
+from mrl_keras.retrieval.flops import index_bytes, mflops_per_query
 from mrl_keras.retrieval.nested_index import NestedIndex, SearchResult
 from mrl_keras.retrieval.plan import SearchPlan
-from mrl_keras.retrieval.scann_index import ScannParameters, ScannShortlist, scann_parameters
+from mrl_keras.retrieval.ranking import (
+    labels_at,
+    mean_average_precision,
+    precision_at_k,
+    ranking_metrics,
+    recall_at_k,
+    top_k_accuracy,
+)
+from mrl_keras.retrieval.scann_index import ScannShortlist
+from mrl_keras.retrieval.scann_rule import ScannParameters, scann_parameters
+from mrl_keras.retrieval.tuning import TuningPoint, TuningResult, pareto_front, tune
+from mrl_keras.retrieval.tuning_space import TuningSpace
 
 __all__ = [
     "ExactResult",
@@ -12,6 +24,19 @@ __all__ = [
     "ScannShortlist",
     "SearchPlan",
     "SearchResult",
+    "TuningPoint",
+    "TuningResult",
+    "TuningSpace",
     "exact_search",
+    "index_bytes",
+    "labels_at",
+    "mean_average_precision",
+    "mflops_per_query",
+    "pareto_front",
+    "precision_at_k",
+    "ranking_metrics",
+    "recall_at_k",
     "scann_parameters",
+    "top_k_accuracy",
+    "tune",
 ]

@@ -41,8 +41,7 @@ def _rerank(index, queries, positions, plan):
         rows = np.maximum(positions, 0)
         while block <= last:
             low, high = index.nesting_dims.blocks[block]
-            gathered = as_float32(index.blocks[block][rows])
-            running += np.matmul(gathered, queries[:, low:high, None])[..., 0]
+            running += _products(index.blocks[block], rows, queries[:, low:high])
             block += 1
         scores = running * index.inverse_norms[rows, last]
         scores = np.where(positions < 0, -np.inf, scores)
@@ -57,6 +56,38 @@ def _rerank(index, queries, positions, plan):
         scores = np.multiply(scores, norms, where=positions >= 0, out=scores)
     scores = np.where(positions < 0, LOWEST_SCORE, scores)
     return pad_columns(*order_rows(scores, positions), plan.k)
+
+
+def prefix_scores(index, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """What every prefix makes of the candidates, each dimension's products computed once.
+
+    Args:
+        index: `NestedIndex`.
+        queries: float32 (queries, width), checked.
+        candidates: int (queries, m) row numbers, -1 for empty slots.
+
+    Returns:
+        float32 (prefixes, queries, m): scores that order rows as the index's metric does (a
+        query's own norm is left out); -inf for empty slots and for non-finite queries.
+    """
+    scores = np.empty((len(index.nesting_dims), *candidates.shape), np.float32)
+    finite = np.isfinite(squared_norms(queries))
+    rows = max(1, _GATHER_BYTES // (4 * max(1, candidates.shape[1]) * index.width))
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        asked = np.where(finite[part, None], queries[part], np.float32(0))
+        taken, running = np.maximum(candidates[part], 0), np.float32(0)
+        for place, (low, high) in enumerate(index.nesting_dims.blocks):
+            running = running + _products(index.blocks[place], taken, asked[:, low:high])
+            scores[place, part] = running * index.inverse_norms[taken, place]
+    scores[:, (candidates < 0) | ~finite[:, None]] = -np.inf
+    return scores
+
+
+def _products(block, rows, queries):
+    """Inner products of gathered rows (queries, m, dims) with their queries, (queries, m)."""
+    # `take` copies whole rows, which indexing with the same array does two or three times slower.
+    return np.matmul(as_float32(np.take(block, rows, axis=0)), queries[:, :, None])[..., 0]
 
 
 def _query_blocks(index, width, n_queries, plan):

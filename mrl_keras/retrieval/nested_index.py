@@ -256,6 +256,28 @@ class NestedIndex:
         pad = -1 if self.ids.dtype.kind == "i" else ""
         return np.where(empty, pad, self.ids[np.where(empty, 0, positions)])
 
+    def positions_of(self, ids: Sequence) -> np.ndarray:
+        """The row numbers of ids, int64 (ids,); -1 where the id is -1 or "".
+
+        Raises:
+            ValueError: ids that are not in the index.
+        """
+        ids = np.asarray(ids)
+        pad = -1 if self.ids.dtype.kind == "i" else ""
+        if ids.size and (ids.dtype.kind == "U") != (self.ids.dtype.kind == "U"):
+            raise ValueError(
+                f"`ids` must be of the index's kind, {self.ids.dtype}. Received {ids.dtype}."
+            )
+        order = np.argsort(self.ids, kind="stable")
+        place = np.minimum(np.searchsorted(self.ids, ids, sorter=order), len(self) - 1)
+        positions = np.where(ids == pad, PAD_POSITION, order[place])
+        unknown = (positions != PAD_POSITION) & (self.ids[order[place]] != ids)
+        if unknown.any():
+            raise ValueError(
+                f"`ids` must be in the index. Received {ids[unknown][:5].tolist()} beside them."
+            )
+        return positions
+
     def save(self, directory: str) -> None:
         """Writes the index into the new folder `directory`, atomically.
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mrl_keras.checks import as_int
 from mrl_keras.nesting import NestingDims
 
 
 def whole_number(value, what: str, least: int = 1) -> int:
-    """`value` as a Python int of at least `least`; floats, strings and booleans are refused."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise ValueError(
-            f"{what} must be an int. Received {value!r} of type {type(value).__name__}."
-        )
+    """`value` as a Python int of at least `least`; `what` names it in the error."""
+    number = as_int(value, what)
     if number < least:
         raise ValueError(f"{what} must be at least {least}. Received {number}.")
     return number

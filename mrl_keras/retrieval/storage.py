@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 
 import numpy as np
 
+from mrl_keras.files import atomic_directory
 from mrl_keras.retrieval.build import storage_dtype
 
 FORMAT_VERSION = 1
@@ -17,22 +16,8 @@ _MANIFEST = "index.json"
 
 def save_index(index, directory):
     """See `NestedIndex.save`."""
-    directory = os.path.abspath(os.fspath(directory))
-    if os.path.exists(directory):
-        raise ValueError(
-            f"`directory` must not exist, since an index is never overwritten. Received "
-            f"{directory}; choose another folder or remove it."
-        )
-    parent = os.path.dirname(directory)
-    os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(directory)}-", dir=parent)
-    try:
+    with atomic_directory(directory) as temporary:
         _write(index, temporary)
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _write(index, folder):

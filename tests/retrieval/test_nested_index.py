@@ -201,11 +201,10 @@ class ReadRecorder(np.ndarray):
 
     gathered = 0
 
-    def __getitem__(self, item):
-        taken = super().__getitem__(item)
-        if isinstance(item, np.ndarray):
-            self.gathered += taken.size
-        return np.asarray(taken)
+    def take(self, *args, **kwargs):
+        taken = np.asarray(super().take(*args, **kwargs))
+        self.gathered += taken.size
+        return taken
 
 
 def test_each_stage_reads_only_its_new_dims(data, index):

@@ -65,7 +65,7 @@ def test_values_become_plain_tuples_of_ints_and_the_plan_is_frozen():
         ({"dims": (8, 16), "sizes": 20}, "`sizes` must be a sequence of ints. Received 20"),
         ({"dims": (8,), "k": 0}, "`k` must be at least 1. Received 0"),
         ({"dims": (8,), "k": -5}, "`k` must be at least 1. Received -5"),
-        ({"dims": (8,), "k": True}, "`k` must be an int. Received True"),
+        ({"dims": (8,), "k": True}, "`k` must be an int. Received the boolean True"),
         ({"dims": (8, 16), "sizes": (20,), "leaves": 0}, "`leaves` must be at least 1"),
         ({"dims": (8,), "leaves": 4}, "a plan of the single dim 8 is exact"),
     ],

@@ -1,0 +1,290 @@
+"""Which D_s, shortlist, D_r and funnel to use: measured on held-out queries."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mrl_keras.retrieval.arrays import check_queries, order_rows, select_rows
+from mrl_keras.retrieval.exact import DEFAULT_MEMORY_BUDGET, search_finite
+from mrl_keras.retrieval.flops import mflops_per_query
+from mrl_keras.retrieval.funnel import prefix_scores
+from mrl_keras.retrieval.plan import SearchPlan
+from mrl_keras.retrieval.progress import progress_bar
+from mrl_keras.retrieval.relevance import RankingMetric, Relevance
+from mrl_keras.retrieval.tuning_space import TuningSpace
+
+_TIMED_QUERIES = 256
+
+
+@dataclass(frozen=True)
+class TuningPoint:
+    """One plan, and what it does.
+
+    Attributes:
+        plan: `SearchPlan`.
+        value: float, the metric on the held-out queries, in [0, 1].
+        mflops: float, `mflops_per_query` by the paper's count.
+        seconds: float, measured seconds for each query of a batch, or `None` where not measured.
+    """
+
+    plan: SearchPlan
+    value: float
+    mflops: float
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """What `tune` found.
+
+    Attributes:
+        metric: str, such as "mAP@10".
+        tolerance: float, how far below full width a plan may be.
+        full_width: `TuningPoint` of exact search with all dims.
+        points: tuple of all points, full width among them, by rising MFLOPs.
+        chosen: the `TuningPoint` picked: the cheapest within the tolerance.
+    """
+
+    metric: str
+    tolerance: float
+    full_width: TuningPoint
+    points: tuple[TuningPoint, ...]
+    chosen: TuningPoint
+
+    @property
+    def best(self) -> SearchPlan:
+        """The plan picked, as searches and exports take it."""
+        return self.chosen.plan
+
+    @property
+    def front(self) -> tuple[TuningPoint, ...]:
+        """The Pareto front over (MFLOPs, metric), as `pareto_front` gives it."""
+        return pareto_front(self.points)
+
+    def plot(self, path=None):
+        """The metric against MFLOPs and against measured time, as the paper's Figure 8.
+
+        Args:
+            path: optional file name; the ending gives the format. Written atomically.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            ImportError: matplotlib is missing.
+        """
+        from mrl_keras.retrieval.tuning_plot import plot
+
+        return plot(self, path)
+
+
+def pareto_front(points: Sequence[TuningPoint], cost: str = "mflops") -> tuple[TuningPoint, ...]:
+    """The points that no point of the same or less cost matches or beats, by rising cost.
+
+    Args:
+        points: `TuningPoint`s.
+        cost: "mflops" or "seconds"; points without a measured time are left out of the latter.
+            Defaults to "mflops".
+    """
+    costed = [point for point in points if getattr(point, cost) is not None]
+    front = []
+    for point in sorted(costed, key=lambda point: (getattr(point, cost), -point.value)):
+        if not front or point.value > front[-1].value:
+            front.append(point)
+    return tuple(front)
+
+
+def tune(
+    index,
+    queries: np.ndarray,
+    relevant: Sequence[Sequence] | None = None,
+    labels: tuple[Sequence, Sequence] | None = None,
+    metric: str = "mAP@10",
+    tolerance: float = 0.001,
+    space: TuningSpace | None = None,
+    cost: str = "mflops",
+    progress: bool = False,
+) -> TuningResult:
+    """Finds the cheapest plan that stays within a tolerance of exact full-width search.
+
+    Every plan of the space is scored on the queries, which must be held out from those that the
+    plan will be judged by. All exact shortlists come from one pass over the database, and each
+    shortlist's rows are scored once at every prefix, so hundreds of plans cost little more than
+    the longest shortlist of each D_s.
+
+    Args:
+        index: `NestedIndex`.
+        queries: (queries, width) held-out embeddings.
+        relevant: ids of the rows relevant to each query, one sequence for each; -1 or "" names
+            none.
+        labels: the pair (labels of the queries, labels of the rows): rows of the query's label
+            are relevant. Give `relevant` or `labels`, not both. With neither, recall is
+            measured against the neighbours that exact full-width search finds.
+        metric: "mAP@k" or "recall@k"; its k is the plans' k. Defaults to "mAP@10".
+        tolerance: float, how far the metric may fall below full width. Defaults to 0.001, a
+            tenth of a point.
+        space: `TuningSpace`, the plans to try; `None` takes its defaults.
+        cost: "mflops" picks the fewest MFLOPs by the paper's count, and measures the time of
+            the Pareto front; "seconds" measures the time of every plan within the tolerance and
+            picks the fastest. Defaults to "mflops".
+        progress: bool, whether to show a progress bar. Defaults to `False`.
+
+    Returns:
+        A `TuningResult`; `result.best` is a `SearchPlan`.
+
+    Raises:
+        ValueError: no queries, both or neither of `relevant` and `labels` where one is needed,
+            labels or ids that do not fit, an unknown metric or cost, k above the number of rows,
+            a negative tolerance, or dims that are no nesting dims.
+
+    Example:
+
+    >>> from mrl_keras.retrieval import NestedIndex
+    >>> rng = np.random.default_rng(0)
+    >>> labels = rng.integers(0, 5, 600)
+    >>> rows = rng.standard_normal((5, 16))[labels] + 0.3 * rng.standard_normal((600, 16))
+    >>> index = NestedIndex.build(rows[:500], [2, 4, 8, 16])
+    >>> result = tune(index, rows[500:], labels=(labels[500:], labels[:500]))
+    >>> result.chosen.mflops < result.full_width.mflops / 2
+    True
+
+    Source: arXiv 2205.13147, Section 4.3.1 leaves the choice of D_s, D_r and k open; Figure 8.
+    """
+    queries, metric = check_queries(queries, index.width), RankingMetric(metric)
+    if not len(queries):
+        raise ValueError("`queries` must hold at least one query. Received none.")
+    if metric.k > len(index):
+        raise ValueError(
+            f"`metric` must have a k of at most {len(index)}, the rows. Received {metric.name!r}."
+        )
+    if not tolerance >= 0:
+        raise ValueError(f"`tolerance` must not be negative. Received {tolerance!r}.")
+    if cost not in ("mflops", "seconds"):
+        raise ValueError(f'`cost` must be "mflops" or "seconds". Received {cost!r}.')
+    plans = list((space or TuningSpace()).plans(index, metric.k))
+    shortlists = _Shortlists(index, queries, plans, metric.k)
+    relevance = _relevance(index, queries, relevant, labels, metric, shortlists.full_width)
+    with progress_bar(progress, len(plans), "Tuning") as advance:
+        points = [
+            _point(index, SearchPlan((index.width,), k=metric.k),
+                   metric.value(relevance.at(shortlists.full_width), relevance.wanted)),
+            *_scored(index, queries, plans, shortlists, relevance, metric, advance),
+        ]  # fmt: skip
+    return _choose(index, queries, points, metric, tolerance, cost)
+
+
+class _Shortlists:
+    """The longest shortlist of each D_s (and number of leaves) that the plans need."""
+
+    def __init__(self, index, queries, plans, k):
+        self._index, self._queries = index, queries
+        self._longest = max((plan.shortlist_size for plan in plans), default=k)
+        exact_only = index.shortlist is None or any(
+            plan.shortlist_dim != index.shortlist.dim for plan in plans
+        )
+        if exact_only:
+            _, self._exact = search_finite(
+                queries, index.blocks, max(self._longest, k), index.metric == "cosine",
+                DEFAULT_MEMORY_BUDGET, inverse_norms=index.inverse_norms,
+            )  # fmt: skip
+            self.full_width = self._exact[-1][:, :k]
+        else:
+            self.full_width = index.search_exactly(queries, index.width, k)[1]
+
+    def find(self, dim, leaves):
+        """int64 (queries, longest) positions."""
+        if leaves is not None:
+            return self._index.find_shortlist(self._queries, dim, self._longest, leaves)
+        return self._exact[self._index.nesting_dims.index(dim)][:, : self._longest]
+
+
+def _relevance(index, queries, relevant, labels, metric, full_width):
+    if relevant is not None and labels is not None:
+        raise ValueError("Give `relevant` or `labels`, not both.")
+    if labels is not None:
+        if not isinstance(labels, (tuple, list)) or len(labels) != 2:
+            raise ValueError(
+                "`labels` must be the pair (labels of the queries, labels of the rows). "
+                f"Received {type(labels).__name__}."
+            )
+        return Relevance.by_labels(*labels, len(queries), len(index))
+    if relevant is not None:
+        if len(relevant) != len(queries):
+            raise ValueError(
+                f"`relevant` must hold one sequence of ids for each of the {len(queries)} "
+                f"queries. Received {len(relevant)}."
+            )
+        return Relevance.by_ids(relevant, index)
+    if not metric.is_recall:
+        raise ValueError(
+            f"{metric.name} needs `relevant` or `labels`. Received neither; recall@k can be "
+            "measured against exact search without them."
+        )
+    return Relevance.by_positions(full_width, len(index))
+
+
+def _scored(index, queries, plans, shortlists, relevance, metric, advance):
+    """A `TuningPoint` of every plan, not timed."""
+
+    def stage(plan):
+        return plan.shortlist_dim, plan.leaves or 0
+
+    for (dim, leaves), group in itertools.groupby(sorted(plans, key=stage), key=stage):
+        candidates = shortlists.find(dim, leaves or None)
+        scores = prefix_scores(index, queries, candidates)
+        relevant = relevance.at(candidates)
+        for plan in group:
+            kept = _funnel_places(index, scores, plan)
+            value = metric.value(np.take_along_axis(relevant, kept, 1), relevance.wanted)
+            yield _point(index, plan, value)
+            advance(1)
+
+
+def _funnel_places(index, scores, plan):
+    """Places in the shortlist, int (queries, k), of the rows that a plan's reranks return."""
+    left = np.broadcast_to(np.arange(plan.shortlist_size), (scores.shape[1], plan.shortlist_size))
+    if not plan.rerank_dims:
+        return left
+    for dim, keep in zip(plan.rerank_dims, (*plan.rerank_sizes, plan.k), strict=True):
+        ranked = np.take_along_axis(scores[index.nesting_dims.index(dim)], left, 1)
+        ranked, left = select_rows(ranked, left, keep)
+    return order_rows(ranked, left)[1]
+
+
+def _point(index, plan, value):
+    leaves = None if plan.leaves is None else index.shortlist.parameters.num_leaves
+    return TuningPoint(plan, value, mflops_per_query(len(index), plan, leaves))
+
+
+def _choose(index, queries, points, metric, tolerance, cost):
+    """Measures the time of the points that need one, and picks; the first point is full width."""
+
+    def within(points):
+        return [point for point in points if point.value >= points[0].value - tolerance]
+
+    def by_flops(point):
+        return point.mflops, -point.value
+
+    timed = [points[0], *pareto_front(points), min(within(points), key=by_flops)]
+    if cost == "seconds":
+        timed += within(points)
+    seconds = {plan: _seconds(index, queries, plan) for plan in {point.plan for point in timed}}
+    points = [replace(point, seconds=seconds.get(point.plan)) for point in points]
+    key = by_flops if cost == "mflops" else lambda point: (point.seconds, -point.value)
+    ordered = tuple(sorted(points, key=lambda point: point.mflops))
+    return TuningResult(metric.name, tolerance, points[0], ordered, min(within(points), key=key))
+
+
+def _seconds(index, queries, plan):
+    """Seconds for each query of a batch: the fastest of three searches."""
+    queries, spent = queries[:_TIMED_QUERIES], []
+    for _ in range(3):
+        start = time.perf_counter()
+        index.search(queries, plan)
+        spent.append(time.perf_counter() - start)
+    return min(spent) / len(queries)

@@ -1,0 +1,58 @@
+"""The picture of a tuning: the paper's Figure 8 for one's own index."""
+
+from __future__ import annotations
+
+from mrl_keras.files import atomic_file
+from mrl_keras.retrieval.tuning import pareto_front
+
+_MARKERS = "osD^v<>pP*Xh"
+
+
+def plot(result, path=None):
+    """See `TuningResult.plot`."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Plots need matplotlib: pip install "mrl_keras[plots]"') from error
+    figure = Figure(figsize=(10.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    by_flops, by_time = figure.subplots(1, 2, sharey=True)
+    _draw(by_flops, result, "mflops", "MFLOPs for each query")
+    _draw(by_time, result, "seconds", "measured seconds for each query of a batch")
+    by_flops.set_ylabel(f"{result.metric} (%)")
+    handles, names = by_flops.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=8)
+    figure.suptitle(f"Adaptive retrieval: {result.metric} against cost")
+    if path is not None:
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, dpi=120)
+    return figure
+
+
+def _draw(axis, result, cost, label):
+    """Points by D_s, each with its own marker; the front joined; the choice circled."""
+
+    def line(points, **style):
+        costs = [getattr(point, cost) for point in points]
+        axis.plot(costs, [100 * point.value for point in points], **style)
+
+    plans = [point for point in result.points if getattr(point, cost) is not None]
+    for place, dim in enumerate(sorted({point.plan.shortlist_dim for point in plans})):
+        ours = [point for point in plans if point.plan.shortlist_dim == dim]
+        marker = _MARKERS[place % len(_MARKERS)]
+        line(ours, linestyle="", marker=marker, markersize=4, alpha=0.6, label=f"D_s = {dim}")
+    line(pareto_front(plans, cost), color="black", linewidth=1, label="Pareto front")
+    circle = {"color": "black", "linestyle": "", "markersize": 13}
+    line([result.full_width], marker="*", label="full width", **circle)
+    line([result.chosen], marker="o", markerfacecolor="none", label="chosen", **circle)
+    axis.axhline(
+        100 * (result.full_width.value - result.tolerance),
+        color="black",
+        linestyle=":",
+        linewidth=1,
+        label="full width - tolerance",
+    )
+    axis.set_xscale("log")
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.3, which="both")

@@ -1,0 +1,233 @@
+import sys
+
+import numpy as np
+import pytest
+
+from mrl_keras.retrieval import (
+    NestedIndex,
+    ScannParameters,
+    SearchPlan,
+    TuningPoint,
+    TuningSpace,
+    labels_at,
+    mean_average_precision,
+    mflops_per_query,
+    pareto_front,
+    recall_at_k,
+    tune,
+)
+from tests.retrieval.oracle import clustered
+
+DIMS = [4, 8, 16, 32]
+SMALL = TuningSpace(shortlists=(20, 60))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return clustered(1200, 32, 60, classes=12)
+
+
+@pytest.fixture(scope="module")
+def index(data):
+    return NestedIndex.build(data[0], DIMS, ids=[f"row {i}" for i in range(1200)])
+
+
+@pytest.fixture(scope="module")
+def tuned(data, index):
+    _, queries, row_labels, query_labels = data
+    return tune(index, queries, labels=(query_labels, row_labels), space=SMALL, tolerance=0.01)
+
+
+def average_precision(index, data, plan):
+    _, queries, row_labels, query_labels = data
+    neighbours = labels_at(index.search(queries, plan).positions, row_labels)
+    return mean_average_precision(neighbours == query_labels[:, None], plan.k)
+
+
+def test_every_point_is_what_a_search_gives(data, index, tuned):
+    assert len(tuned.points) == 1 + len(list(SMALL.plans(index, 10)))
+    for point in tuned.points:
+        assert point.value == pytest.approx(average_precision(index, data, point.plan), abs=1e-9)
+        assert point.mflops == mflops_per_query(1200, point.plan)
+
+
+def test_the_choice_is_the_cheapest_within_the_tolerance(tuned):
+    assert tuned.full_width.plan == SearchPlan((32,))
+    enough = [p for p in tuned.points if p.value >= tuned.full_width.value - 0.01]
+    assert tuned.chosen.mflops == min(point.mflops for point in enough)
+    assert tuned.chosen in enough
+    assert tuned.best == tuned.chosen.plan
+    assert tuned.chosen.mflops < tuned.full_width.mflops
+
+
+def test_front_and_choice_are_timed(tuned):
+    assert all(point.seconds > 0 for point in (*tuned.front, tuned.full_width, tuned.chosen))
+    values = [point.value for point in tuned.front]
+    assert values == sorted(set(values))
+    for point in tuned.points:
+        assert any(f.mflops <= point.mflops and f.value >= point.value for f in tuned.front)
+
+
+def test_by_measured_time(data, index):
+    _, queries, row_labels, query_labels = data
+    result = tune(
+        index,
+        queries,
+        labels=(query_labels, row_labels),
+        space=SMALL,
+        tolerance=0.01,
+        cost="seconds",
+    )
+    enough = [p for p in result.points if p.value >= result.full_width.value - 0.01]
+    assert all(point.seconds is not None for point in enough)
+    assert result.chosen.seconds == min(point.seconds for point in enough)
+
+
+def test_zero_tolerance_keeps_full_width_quality(data, index):
+    _, queries, row_labels, query_labels = data
+    result = tune(index, queries, labels=(query_labels, row_labels), space=SMALL, tolerance=0.0)
+    assert result.chosen.value >= result.full_width.value
+
+
+def test_recall_against_exact_neighbours(data, index):
+    queries = data[1]
+    result = tune(index, queries, metric="recall@5", space=SMALL)
+    assert result.full_width.value == 1.0
+    exact = index.search(queries, SearchPlan((32,), k=5)).ids
+    for point in result.points[::5]:
+        found = index.search(queries, point.plan).ids
+        assert point.value == pytest.approx(recall_at_k(found, exact), abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["mAP@10", "recall@10"])
+def test_given_relevant_ids(data, index, metric):
+    queries = data[1]
+    wanted = [[f"row {(7 * i) % 1200}", f"row {i}", ""][: i % 4] for i in range(len(queries))]
+    result = tune(index, queries, relevant=wanted, metric=metric, space=SMALL)
+    found = index.search(queries, SearchPlan((32,))).ids
+    hits = np.array(
+        [
+            [name in ids and name != "" for name in row]
+            for row, ids in zip(found, wanted, strict=True)
+        ]
+    )
+    counts = np.array([len(set(ids) - {""}) for ids in wanted])
+    if metric == "mAP@10":
+        expected = mean_average_precision(hits, 10)
+    else:
+        expected = np.mean(hits.sum(axis=1)[counts > 0] / counts[counts > 0])
+    assert result.full_width.value == pytest.approx(expected, abs=1e-9)
+
+
+def test_scann_leaves_are_tuned_on_the_shortlists_prefix(data):
+    rows, queries, row_labels, query_labels = data
+    index = NestedIndex.build(rows, DIMS, shortlist_dim=8, scann=ScannParameters(20, 4))
+    space = TuningSpace(shortlists=(60,), leaf_shares=(0.05, 0.5), rerank_dims=[32])
+    result = tune(index, queries, labels=(query_labels, row_labels), space=space)
+    plans = {point.plan for point in result.points} - {result.full_width.plan}
+    assert {plan.shortlist_dim for plan in plans} == {8}
+    assert {plan.leaves for plan in plans} == {1, 10}
+    for point in result.points:
+        if point.plan in plans:
+            assert point.mflops == mflops_per_query(1200, point.plan, num_leaves=20)
+            value = average_precision(index, data, point.plan)
+            assert point.value == pytest.approx(value, abs=0.01)
+    few, many = (
+        max(point.value for point in result.points if point.plan.leaves == leaves)
+        for leaves in (1, 10)
+    )
+    assert few <= many
+
+
+def test_plans_of_the_space(index):
+    plans = list(TuningSpace(shortlist_dims=[4], shortlists=(50,)).plans(index, 10))
+    assert len(plans) == len(set(plans))
+    assert [plan.dims for plan in plans] == [
+        (4,), (8,), (16,),
+        (4, 8), (4, 16), (4, 8, 16), (4, 32), (4, 8, 16, 32),
+    ]  # fmt: skip
+    only = TuningSpace([4], (50,), [16], funnels=False, single_stage=False)
+    assert list(only.plans(index, 10)) == [SearchPlan.adaptive(4, 50, 16)]
+
+
+def test_shortlists_are_cut_to_the_rows_and_never_below_k(index):
+    space = TuningSpace([4], (5, 10**6), [32], funnels=False, single_stage=False)
+    assert [plan.sizes for plan in space.plans(index, 10)] == [(10,), (1200,)]
+
+
+def test_pareto_front_by_either_cost():
+    plan = SearchPlan((8,))
+    points = [
+        TuningPoint(plan, value, mflops, seconds)
+        for value, mflops, seconds in ((0.5, 1, 9), (0.4, 2, 1), (0.7, 3, None), (0.7, 4, 5))
+    ]
+    assert pareto_front(points) == (points[0], points[2])
+    assert pareto_front(points, "seconds") == (points[1], points[3])
+
+
+def test_non_finite_queries_find_nothing(data, index):
+    _, queries, row_labels, query_labels = data
+    broken = queries.copy()
+    broken[::2] = np.nan
+    result = tune(index, broken, labels=(query_labels, row_labels), space=SMALL)
+    alone = tune(index, queries[1::2], labels=(query_labels[1::2], row_labels), space=SMALL)
+    assert result.full_width.value == pytest.approx(alone.full_width.value / 2)
+
+
+def test_plot_shows_both_costs_and_reads_without_colour(tuned, tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = tuned.plot(tmp_path / "tuning.png")
+    assert (tmp_path / "tuning.png").stat().st_size > 10_000
+    by_flops, by_time = figure.axes
+    assert "MFLOPs" in by_flops.get_xlabel()
+    assert "seconds" in by_time.get_xlabel()
+    markers = [
+        line.get_marker() for line in by_flops.lines if str(line.get_label()).startswith("D_s")
+    ]
+    assert len(set(markers)) == len(markers) == 4
+    assert by_flops.get_ylabel() == "mAP@10 (%)"
+    drawn = sum(
+        len(line.get_xdata()) for line in by_flops.lines if str(line.get_label()).startswith("D_s")
+    )
+    assert drawn == len(tuned.points)
+
+
+def test_plot_without_matplotlib_says_what_to_install(tuned, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "mrl_keras\[plots\]"'):
+        tuned.plot()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"queries": np.ones((0, 32))}, "at least one query. Received none"),
+        ({"queries": np.ones((3, 8))}, "`queries` must be 32 wide"),
+        ({"labels": None}, "mAP@10 needs `relevant` or `labels`. Received neither"),
+        ({"relevant": [[]] * 3}, "Give `relevant` or `labels`, not both"),
+        ({"labels": None, "relevant": [["row 1"]]}, "for each of the 3 queries. Received 1"),
+        ({"labels": None, "relevant": [["row 1"], ["no"], []]}, r"in the index. Received \['no'\]"),
+        ({"labels": None, "relevant": [[1], [2], [3]]}, "of the index's kind, <U8. Received int64"),
+        ({"labels": np.zeros(3)}, "`labels` must be the pair"),
+        ({"labels": ([0] * 2, [0] * 1200)}, r"labels of the 3 queries .* shapes \(2,\)"),
+        ({"metric": "nDCG@10"}, '`metric` must be "mAP@k" or "recall@k". Received \'nDCG@10\''),
+        ({"metric": "mAP@0"}, "`metric` must be"),
+        ({"metric": "mAP@2000"}, "a k of at most 1200, the rows"),
+        ({"tolerance": -0.1}, "`tolerance` must not be negative. Received -0.1"),
+        ({"tolerance": np.nan}, "`tolerance` must not be negative"),
+        ({"cost": "money"}, "`cost` must be .* Received 'money'"),
+        ({"space": TuningSpace(shortlist_dims=[5])}, "one of the trained prefixes"),
+        ({"space": TuningSpace(rerank_dims=[5])}, "one of the trained prefixes"),
+        ({"space": TuningSpace(shortlists=(0,))}, "`shortlists` must be at least 1"),
+    ],
+)
+def test_bad_input(index, arguments, text):
+    good = {"queries": np.ones((3, 32)), "labels": ([0] * 3, [0] * 1200)}
+    with pytest.raises(ValueError, match=text):
+        tune(index, **{**good, **arguments})
+
+
+def test_bad_leaf_shares(data):
+    index = NestedIndex.build(data[0], DIMS, shortlist_dim=8, scann=ScannParameters(20, 4))
+    with pytest.raises(ValueError, match=r"`leaf_shares` must lie above 0 .* Received \[0\]"):
+        list(TuningSpace(leaf_shares=(0,)).plans(index, 10))
