@@ -5,10 +5,13 @@ from mrl_keras.losses.smoothed_crossentropy import (
     SmoothedSparseCategoricalCrossentropy,
     smoothed_sparse_crossentropy,
 )
+from mrl_keras.losses.symmetric_contrastive import SymmetricContrastive, symmetric_contrastive
 
 __all__ = [
     "MatryoshkaLoss",
     "SmoothedSparseCategoricalCrossentropy",
+    "SymmetricContrastive",
     "smoothed_sparse_crossentropy",
+    "symmetric_contrastive",
     "weighted_prefix_sum",
 ]

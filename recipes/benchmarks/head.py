@@ -1,0 +1,157 @@
+"""Step time and memory of the MRL and MRL-E heads beside one plain dense layer.
+
+    python recipes/benchmarks/head.py --output head.csv
+
+Times forward and backward of head and loss (gradients of input and weights) for
+
+- plain: keras.layers.Dense and SparseCategoricalCrossentropy;
+- MRL-E and MRL: MatryoshkaDense and MatryoshkaLoss;
+- recomputed MRL-E: the same function with every prefix multiplied from scratch;
+
+each as a plain tf.function and compiled with XLA, one after the other in one process, and
+prints the medians as ratios to the compiled plain head. Peak memory is that of one compiled
+step in a process of its own, over what the process held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import psutil
+import tensorflow as tf
+from timing import interleaved_medians, write_csv
+
+from mrl_keras import MatryoshkaDense, MatryoshkaLoss, NestingDims
+
+HEADS = ("plain", "MRL-E", "MRL", "recomputed MRL-E")
+# Sums of m over M = 8 ... 2048 against 2048: what the arithmetic alone allows for MRL.
+TARGETS = {"MRL-E": 1.30, "MRL": 2.05}
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--batch", type=int, default=256, help="examples in a step")
+    add("--width", type=int, default=2048, help="embedding width d")
+    add("--smallest_dim", type=int, default=8, help="smallest prefix; the others double it")
+    add("--classes", type=int, default=1000, help="units of the head")
+    add("--repeats", type=int, default=41, help="timed calls of each system, interleaved")
+    add("--output", default="head.csv", help="CSV file to write")
+    add("--tiny", action="store_true", help="small sizes, to see that it runs")
+    add("--memory_of", choices=HEADS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.tiny:
+        options.batch, options.width, options.classes, options.repeats = 16, 64, 10, 3
+    return options
+
+
+class RecomputedDense(keras.layers.Layer):
+    """MRL-E as its definition reads: x[..., :m] @ W[:m] for every prefix, from scratch."""
+
+    def __init__(self, units, nesting_dims):
+        super().__init__()
+        self.units, self.nesting_dims = units, NestingDims(nesting_dims)
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units))
+        self.bias = self.add_weight(shape=(self.units,), initializer="zeros")
+
+    def call(self, inputs):
+        kernel = keras.ops.convert_to_tensor(self.kernel)
+        logits = [keras.ops.matmul(inputs[..., :m], kernel[:m]) for m in self.nesting_dims]
+        return keras.ops.stack(logits, axis=-2) + self.bias
+
+
+def make_step(name, options):
+    """A function without arguments: one forward and backward pass."""
+    keras.utils.set_random_seed(0)
+    dims = NestingDims.halving(options.width, options.smallest_dim)
+    inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = inner if name == "plain" else MatryoshkaLoss(inner)
+    layer = {
+        "plain": lambda: keras.layers.Dense(options.classes),
+        "MRL": lambda: MatryoshkaDense(options.classes, dims),
+        "MRL-E": lambda: MatryoshkaDense(options.classes, dims, efficient=True),
+        "recomputed MRL-E": lambda: RecomputedDense(options.classes, dims),
+    }[name]()
+    layer.build((None, options.width))
+    rng = np.random.default_rng(0)
+    x = tf.Variable(rng.standard_normal((options.batch, options.width)).astype("float32"))
+    labels = tf.constant(rng.integers(0, options.classes, options.batch))
+    sources = [x, *(weight.value for weight in layer.trainable_weights)]
+
+    def step():
+        with tf.GradientTape() as tape:
+            value = loss(labels, layer(tf.convert_to_tensor(x)))
+        return value, tape.gradient(value, sources)
+
+    return step
+
+
+def peak_bytes(name, options):
+    """Peak resident bytes of compiled steps over those before, in a fresh process."""
+    flags = [f"--{key}={getattr(options, key)}" for key in ("batch", "width", "smallest_dim")]
+    flags += [f"--classes={options.classes}", f"--memory_of={name}"]
+    command = [sys.executable, os.path.abspath(__file__), *flags]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def print_own_peak(name, options):
+    step = tf.function(make_step(name, options), jit_compile=True)
+    tf.function(lambda: tf.zeros([2, 2]) @ tf.zeros([2, 2]), jit_compile=True)()
+    before = psutil.Process().memory_info().rss
+    for _ in range(3):
+        step()
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    print(peak - before)
+
+
+def main(options):
+    if options.memory_of:
+        return print_own_peak(options.memory_of, options)
+    systems = {}
+    for name in HEADS:
+        systems[name, "XLA"] = tf.function(make_step(name, options), jit_compile=True)
+        systems[name, "graph"] = tf.function(make_step(name, options))
+    medians = interleaved_medians(systems, options.repeats)
+    memory = {name: peak_bytes(name, options) for name in HEADS}
+    rows = []
+    for name, mode in systems:
+        seconds = medians[name, mode]
+        rows.append(
+            {
+                "head": name,
+                "mode": mode,
+                "milliseconds": 1e3 * seconds,
+                "ratio_to_plain": seconds / medians["plain", mode],
+                "target": TARGETS.get(name, "") if mode == "XLA" else "",
+                "peak_mib": memory[name] / 2**20 if mode == "XLA" else "",
+                "batch": options.batch,
+                "width": options.width,
+                "smallest_dim": options.smallest_dim,
+                "classes": options.classes,
+            }
+        )
+    for row in rows:
+        peak = f"{row['peak_mib']:8.0f} MiB" if row["peak_mib"] != "" else ""
+        print(
+            f"{row['head']:18}{row['mode']:7}{row['milliseconds']:9.2f} ms "
+            f"{row['ratio_to_plain']:6.2f} x plain {row['mode']:6}{peak}"
+        )
+    write_csv(options.output, rows)
+    return None
+
+
+if __name__ == "__main__":
+    main(parse_arguments())

@@ -1,0 +1,357 @@
+"""Train Matryoshka models on real images, compare, retrieve, export and reload, in one command.
+
+    python recipes/quickstart.py                      # handwritten digits, no download
+    python recipes/quickstart.py --dataset=cifar10    # any TFDS image classification set
+
+Trains one MRL model, one MRL-E model and one fixed feature model (FF-k) for every trained dim,
+all with the same backbone, data and number of steps; prints and writes their linear and 1-NN
+accuracy on the test split at every trained and interpolated dim; compares exact retrieval at
+the full width with a shortlist and rerank; exports the MRL model with its nested index as a
+SavedModel; and has a fresh process reload that and answer three queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+from model_card import model_card
+
+from mrl_keras import MatryoshkaLoss, NestingDims, per_prefix
+from mrl_keras.data import load_images
+from mrl_keras.evaluation import (
+    AccuracyTable,
+    head_accuracy,
+    knn_accuracy,
+    linear_probe_accuracy,
+)
+from mrl_keras.export import export_saved_model
+from mrl_keras.files import atomic_file
+from mrl_keras.models import image_classifier, small_convnet
+from mrl_keras.retrieval import (
+    NestedIndex,
+    ScannParameters,
+    SearchPlan,
+    labels_at,
+    mean_average_precision,
+    mflops_per_query,
+)
+
+KINDS = ("linear", "1-NN")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"quickstart: {message} (--help lists the options)\n")
+
+
+def parse_arguments(arguments=None):
+    parser = OneLineParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--dataset", default="digits", help="'digits' (bundled) or the name of a TFDS image set")
+    add("--data_dir", help="folder of TFDS; else TFDS_DATA_DIR")
+    add("--image_size", type=int, help="resize images to this height and width, in pixels")
+    add("--max_examples", type=int, help="at most so many examples of each TFDS split")
+    add("--width", type=int, default=64, help="embedding width d")
+    add("--smallest_dim", type=int, default=2, help="smallest trained dim; the others double it")
+    add("--epochs", type=int, default=20, help="for every model")
+    add("--batch_size", type=int, default=64, help="for every model")
+    add("--learning_rate", type=float, default=3e-3, help="peak of the cosine schedule")
+    add("--shortlist_dim", type=int, default=8, help="D_s, the prefix that finds the shortlist")
+    add("--shortlist", type=int, default=50, help="rows that the shortlist passes to the rerank")
+    add("--seed", type=int, default=0, help="of splits, weights and shuffling")
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="folder")
+    options = parser.parse_args(arguments)
+    for name in ("epochs", "batch_size", "learning_rate"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name} must be above zero, not {getattr(options, name)}")
+    try:
+        options.dims = NestingDims.halving(options.width, options.smallest_dim)
+        options.plan = SearchPlan.adaptive(options.shortlist_dim, options.shortlist, options.width)
+        options.plan.check_dims(options.dims)
+    except ValueError as error:
+        parser.error(str(error))
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = shlex.join(["python", "recipes/quickstart.py", *given])
+    return options, parser
+
+
+class EpochBar(keras.callbacks.Callback):
+    """One progress bar for a whole `fit`, with the validation accuracy at the ends of M."""
+
+    def __init__(self, name, dims):
+        super().__init__()
+        self.name, self.dims = name, dims
+
+    def on_train_begin(self, logs=None):
+        self.bar = tqdm.tqdm(total=self.params["epochs"], desc=f"{self.name:6}", unit="epoch")
+
+    def on_epoch_end(self, epoch, logs=None):
+        shown = {f"top-1@{dim}": logs[f"val_top_1_d{dim}"] for dim in {self.dims[0], self.dims[-1]}}
+        self.bar.set_postfix({key: f"{value:.3f}" for key, value in sorted(shown.items())})
+        self.bar.update()
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+def train(name, data, dims, efficient, options):
+    """A trained image classifier; same backbone, data, schedule and seed for every model."""
+    keras.utils.set_random_seed(options.seed)
+    backbone = small_convnet(data.image_shape, options.width, data.max_value)
+    model = image_classifier(backbone, len(data.class_names), dims, efficient)
+    steps = options.epochs * -(-len(data.train) // options.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
+    top_1 = keras.metrics.SparseCategoricalAccuracy(name="top_1")
+    model.compile(
+        keras.optimizers.AdamW(schedule),
+        loss=MatryoshkaLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
+        metrics=per_prefix(top_1, dims),
+    )
+    model.fit(
+        data.train.images,
+        data.train.labels,
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        validation_data=(data.validation.images, data.validation.labels),
+        callbacks=[EpochBar(name, dims)],
+        verbose=0,
+    )
+    return model
+
+
+def train_all(data, options):
+    """{name: model} of MRL, MRL-E and one fixed feature model for each trained dim."""
+    dims = options.dims
+    models = {
+        "MRL": train("MRL", data, dims, False, options),
+        "MRL-E": train("MRL-E", data, dims, True, options),
+    }
+    for dim in dims:
+        name = f"FF-{dim}"
+        models[name] = train(name, data, NestingDims([dim]), False, options)
+    return models
+
+
+def encoder_of(model):
+    """images -> embedding (batch, d)."""
+    return keras.Model(model.input, model.get_layer("embedding").output, name="encoder")
+
+
+def accuracy_columns(name, model, data, dims):
+    """{column: {dim: accuracy}} of one model on the test split, and its embeddings.
+
+    Linear accuracy is the trained head's; at interpolated dims it is that of MRL-E's shared
+    classifier, sliced, or of a logistic regression on MRL's frozen prefix.
+    """
+    encoder = encoder_of(model)
+    train_x, test_x = (
+        encoder.predict(split.images, batch_size=256, verbose=0)
+        for split in (data.train, data.test)
+    )
+    head = model.get_layer("head")
+    trained = head.nesting_dims
+    logits = model.predict(data.test.images, batch_size=256, verbose=0)
+    linear = head_accuracy(logits, data.test.labels, trained)
+    between = trained.interpolated()
+    if head.efficient:
+        for dim in between:
+            one = np.asarray(head.prefix_logits(test_x, dim))[:, None]
+            linear |= head_accuracy(one, data.test.labels, [dim])
+    elif between:
+        arrays = train_x, data.train.labels, test_x, data.test.labels
+        linear |= linear_probe_accuracy(*arrays, between)
+    nearest = knn_accuracy(
+        train_x, data.train.labels, test_x, data.test.labels, sorted([*trained, *between])
+    )
+    return {f"{name} linear": linear, f"{name} 1-NN": nearest}, (train_x, test_x)
+
+
+def evaluate(models, data, options):
+    """(AccuracyTable, embeddings of the MRL model)."""
+    columns = {f"{name} {kind}": {} for kind in KINDS for name in ("MRL", "MRL-E", "FF")}
+    for name, model in models.items():
+        column = "FF" if name.startswith("FF-") else name
+        found, embeddings = accuracy_columns(column, model, data, options.dims)
+        for key, values in found.items():
+            columns[key] |= values
+        if name == "MRL":
+            kept = embeddings
+    return AccuracyTable(columns, options.dims), kept
+
+
+def build_index(train_x, data, options):
+    """The nested index over the training images; an id tells the class and the row."""
+    names = [name.replace(" ", "_") for name in data.class_names]
+    ids = [f"{names[label]}/{row}" for row, label in enumerate(data.train.labels)]
+    # By the rule of `scann_parameters` a small database needs no ScaNN; here it is shown anyway.
+    leaves = max(1, len(train_x) // 40)
+    parameters = ScannParameters(leaves, -(-leaves // 2), dims_per_block=1)
+    return NestedIndex.build(
+        train_x, options.dims, ids, shortlist_dim=options.shortlist_dim, scann=parameters
+    )
+
+
+def compare_retrieval(index, test_x, data, options):
+    """Rows of (system, mAP@10, MFLOPs, microseconds) for exact search and two shortlists."""
+    exact = SearchPlan((options.width,), k=options.plan.k)
+    exact_shortlist = NestedIndex(
+        index.nesting_dims, index.blocks, index.inverse_norms, index.ids, index.metric
+    )
+    plan, leaves = options.plan, index.shortlist.parameters
+    scann = SearchPlan(plan.dims, plan.sizes, plan.k, leaves.leaves_to_search)
+    shown = f"{plan.shortlist_dim} dims, {plan.shortlist_size} rows, rerank {options.width}"
+    systems = {
+        f"exact, {options.width} dims": (exact_shortlist, exact),
+        f"exact shortlist {shown}": (exact_shortlist, plan),
+        f"ScaNN shortlist {shown}": (index, scann),
+    }
+    rows = []
+    for name, (searcher, plan) in systems.items():
+        seconds, found = median_seconds(lambda s=searcher, p=plan: s.search(test_x, p))
+        relevance = labels_at(found.positions, data.train.labels) == data.test.labels[:, None]
+        rows.append(
+            {
+                "system": name,
+                "mAP@10": mean_average_precision(relevance, 10),
+                "MFLOPs": mflops_per_query(len(index), plan, leaves.num_leaves),
+                "us_per_query": 1e6 * seconds / len(test_x),
+            }
+        )
+    return rows
+
+
+def median_seconds(function, repeats=9):
+    """(median seconds of a call, its last answer); one call before them is not counted."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        answer = function()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)), answer
+
+
+def retrieval_text(rows):
+    width = max(len(row["system"]) for row in rows)
+    lines = [f"{'system':{width}} {'mAP@10':>8} {'MFLOPs':>8} {'us/query':>9}"]
+    for row in rows:
+        lines.append(
+            f"{row['system']:{width}} {100 * row['mAP@10']:8.2f} {row['MFLOPs']:8.4f} "
+            f"{row['us_per_query']:9.1f}"
+        )
+    return "\n".join(lines)
+
+
+def export(model, index, table, options):
+    """The folder of the exported version, and beside it the model's card."""
+    name = f"{options.dataset.replace('/', '_')}_mrl"
+    metrics = {
+        kind: {dim: table.columns[f"MRL {kind}"][dim] for dim in options.dims} for kind in KINDS
+    }
+    path = export_saved_model(
+        options.output / "saved_models" / name,
+        encoder=encoder_of(model),
+        classifier=model.get_layer("head"),
+        nesting_dims=options.dims,
+        index=index,
+        plan=options.plan,
+        metrics=metrics,
+    )
+    path = pathlib.Path(path)
+    with atomic_file(path.parent / "README.md") as temporary:
+        made_by = f"Recipe: `recipes/quickstart.py`; command: `{options.command}`"
+        about = f"A small convolutional network with an MRL head, trained on {options.dataset}"
+        pathlib.Path(temporary).write_text(model_card(path, about, made_by))
+    return path
+
+
+def ask_in_a_fresh_process(path, data):
+    """Three test images through the exported model, loaded by a process of its own."""
+    rows = np.linspace(0, len(data.test) - 1, 3).astype(int)
+    script = pathlib.Path(__file__).with_name("query_saved_model.py")
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = pathlib.Path(folder) / "inputs.npy"
+        np.save(inputs, data.test.images[rows], allow_pickle=False)
+        command = [sys.executable, str(script), str(path), str(inputs)]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        raise RuntimeError(f"The exported model did not answer:\n{process.stderr}")
+    for row, line in zip(rows, process.stdout.splitlines(), strict=True):
+        answer = json.loads(line)
+        label = data.class_names[data.test.labels[row]]
+        shown = ", ".join(
+            f"{name} ({score:.3f})"
+            for name, score in zip(answer["ids"][:5], answer["scores"], strict=False)
+        )
+        print(f"  query {row} of class {label}: {shown}")
+
+
+def write_rows(path, rows):
+    with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(arguments=None):
+    tf.get_logger().setLevel("ERROR")  # every model makes its own predict function
+    options, parser = parse_arguments(arguments)
+    started = time.perf_counter()
+    try:
+        data = load_images(
+            options.dataset,
+            options.data_dir,
+            options.image_size,
+            options.max_examples,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    print(
+        f"{data.name}: {len(data.train)} training, {len(data.validation)} validation and "
+        f"{len(data.test)} test images of {'x'.join(map(str, data.image_shape))}, "
+        f"{len(data.class_names)} classes; M = {list(options.dims)}"
+    )
+    models = train_all(data, options)
+    table, (train_x, test_x) = evaluate(models, data, options)
+    table.write_csv(options.output / "accuracy.csv")
+    panels = {kind: [f"{name} {kind}" for name in ("MRL", "MRL-E", "FF")] for kind in KINDS}
+    table.plot(options.output / "accuracy.png", panels, title=data.name)
+    print(f"\nTop-1 accuracy (%) on the test images\n{table.to_text()}")
+    print("~ interpolated: MRL-E slices its classifier; MRL has a probe on the frozen prefix")
+
+    index = build_index(train_x, data, options)
+    rows = compare_retrieval(index, test_x, data, options)
+    write_rows(options.output / "retrieval.csv", rows)
+    print(f"\nRetrieval of the {len(index)} training images\n{retrieval_text(rows)}")
+
+    path = export(models["MRL"], index, table, options)
+    print(f"\nExported {path}\nA fresh process loads it and answers:")
+    ask_in_a_fresh_process(path, data)
+    seconds = time.perf_counter() - started
+    print(f"\nWrote {options.output}: accuracy.csv, accuracy.png, retrieval.csv ({seconds:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()
