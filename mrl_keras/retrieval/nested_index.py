@@ -9,11 +9,17 @@ import numpy as np
 
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval import storage as disk
-from mrl_keras.retrieval.arrays import PAD_POSITION, check_metric, check_queries
+from mrl_keras.retrieval.arrays import (
+    PAD_POSITION,
+    check_matrix,
+    check_metric,
+    check_queries,
+    squared_norms,
+)
 from mrl_keras.retrieval.build import build_tables, checked_ids, shortlist_for
 from mrl_keras.retrieval.exact import DEFAULT_MEMORY_BUDGET, search_finite
 from mrl_keras.retrieval.funnel import rerank_blocks
-from mrl_keras.retrieval.plan import SearchPlan
+from mrl_keras.retrieval.plan import SearchPlan, whole_number
 
 if TYPE_CHECKING:
     from mrl_keras.retrieval.scann_index import ScannParameters, ScannShortlist
@@ -165,7 +171,7 @@ class NestedIndex:
             int64 positions (queries, size), best first, -1 in empty slots.
         """
         if self.shortlist is not None and self.shortlist.dim == dim:
-            positions, _ = self.shortlist.search(queries[:, :dim], size, leaves)
+            positions, _ = self.shortlist.search(self._prefixes(queries, dim), size, leaves)
             return positions.astype(np.int64)
         return self.search_exactly(queries, dim, size)[1]
 
@@ -176,18 +182,36 @@ class NestedIndex:
         k: int,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(scores, positions), both (queries, k), of brute force over the prefix `dim`."""
+        """Brute force over one prefix.
+
+        Args:
+            queries: (queries, `dim` or more) embeddings; a prefix with NaN or inf finds nothing.
+            dim: int, a nesting dim.
+            k: int, rows returned.
+            memory_budget: int, bytes of working memory. By default 1 GiB.
+
+        Returns:
+            (scores, positions): float32 and int64, both (queries, k), best first.
+        """
         blocks = self.blocks_up_to(dim)
         scores, positions = search_finite(
-            np.ascontiguousarray(queries[:, :dim], np.float32),
+            self._prefixes(queries, dim),
             blocks,
-            k,
+            whole_number(k, "`k`"),
             self.metric == "cosine",
             memory_budget,
             inverse_norms=self.inverse_norms[:, : len(blocks)],
             last_only=True,
         )
         return scores[0], positions[0]
+
+    def _prefixes(self, queries, dim):
+        queries = check_matrix(queries, "`queries`")
+        if queries.shape[1] < dim:
+            raise ValueError(
+                f"`queries` must be at least {dim} wide. Received the shape {queries.shape}."
+            )
+        return check_queries(queries[:, :dim], dim)
 
     def rerank(
         self,
@@ -240,6 +264,10 @@ class NestedIndex:
         """
         queries = check_queries(queries, self.width)
         plan.check_dims(self.nesting_dims)
+        bad = ~np.isfinite(squared_norms(queries))
+        if bad.any():
+            # A bad value past the plan's dims spoils the row as well, whatever the plan.
+            queries = np.where(bad[:, None], np.float32(np.nan), queries)
         if not plan.rerank_dims:
             scores, positions = self.search_exactly(queries, plan.shortlist_dim, plan.k)
         else:

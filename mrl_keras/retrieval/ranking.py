@@ -42,7 +42,12 @@ def mean_average_precision(relevance: np.ndarray, k: int) -> float:
 def precision_at_k(relevance: np.ndarray, k: int) -> float:
     """P@k, the share of the first k rows that are relevant, over all queries.
 
-    Args and errors as for `mean_average_precision`.
+    Args:
+        relevance: bool (queries, at least k), best first; empty slots are `False`.
+        k: int.
+
+    Raises:
+        ValueError: as for `mean_average_precision`.
 
     >>> precision_at_k(np.array([[False, True], [True, True]]), 2)
     0.75
@@ -53,7 +58,12 @@ def precision_at_k(relevance: np.ndarray, k: int) -> float:
 def top_k_accuracy(relevance: np.ndarray, k: int) -> float:
     """The share of queries with at least one relevant row among the first k.
 
-    With k = 1 this is 1-NN accuracy. Args and errors as for `mean_average_precision`.
+    Args:
+        relevance: bool (queries, at least k), best first; empty slots are `False`.
+        k: int; 1 gives 1-NN accuracy.
+
+    Raises:
+        ValueError: as for `mean_average_precision`.
 
     >>> top_k_accuracy(np.array([[False, True], [True, True]]), 1)
     0.5
@@ -96,6 +106,9 @@ def labels_at(positions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Args:
         positions: int (queries, k).
         labels: non-negative ints or non-empty strings (rows,), the database's labels.
+
+    >>> labels_at(np.array([[1, 0, -1]]), np.array([7, 9])).tolist()
+    [[9, 7, -1]]
     """
     labels, empty = _labels(labels, "`labels`", 1)
     positions = np.asarray(positions)

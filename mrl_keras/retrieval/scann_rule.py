@@ -29,9 +29,12 @@ class ScannParameters:
         training_iterations: int, k-means iterations of the tree. Defaults to 12.
         storage: "float32"; ScaNN's bfloat16 does not survive a SavedModel and is refused.
         soar_lambda: `None`; ScaNN's TensorFlow ops have no SOAR, and it is refused.
+        truncate_dim: `None`; ScaNN's own truncation is refused, a shortlist is built on the
+            prefix itself.
 
     Raises:
-        ValueError: a number out of range, more leaves to search than there are, bfloat16 or SOAR.
+        ValueError: a number out of range, more leaves to search than there are, bfloat16,
+            SOAR or truncation.
 
     >>> ScannParameters(num_leaves=500, leaves_to_search=25).dims_per_block
     1
@@ -45,6 +48,7 @@ class ScannParameters:
     training_iterations: int = 12
     storage: str = "float32"
     soar_lambda: float | None = None
+    truncate_dim: int | None = None
 
     def __post_init__(self):
         for name in (
@@ -68,6 +72,9 @@ class ScannParameters:
                 "`anisotropic_threshold` must lie strictly between 0 and 1, or be None. "
                 f"Received {threshold!r}."
             )
+        self._refuse_unsupported()
+
+    def _refuse_unsupported(self):
         if self.storage != "float32":
             raise ValueError(
                 '`storage` of a ScaNN shortlist must be "float32": bfloat16 rows are lost when the '
@@ -78,6 +85,12 @@ class ScannParameters:
             raise ValueError(
                 "`soar_lambda` must be None: ScaNN's TensorFlow ops refuse SOAR, and an index "
                 f"built with it could not be exported. Received {self.soar_lambda!r}."
+            )
+        if self.truncate_dim is not None:
+            raise ValueError(
+                "`truncate_dim` must be None: ScaNN's truncation does not normalise the prefix, "
+                "fails without a tree, and is ignored by brute force. "
+                f"Received {self.truncate_dim!r}; build on the prefix itself instead."
             )
 
     def to_dict(self) -> dict:

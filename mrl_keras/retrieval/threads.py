@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, nullcontext
+import threading
+from contextlib import contextmanager
 from functools import lru_cache
 
 
@@ -33,10 +34,42 @@ def may_share_blas() -> bool:
     return _blas_controller() is not None
 
 
+class _SharedLimit:
+    """A limit on the BLAS's threads that holds while anybody needs it.
+
+    The limit belongs to the process. If two searches each set it and each restored what they
+    found, the one that ends last could restore the other's limit for good. So the first one to
+    come sets it, and the last one to go restores it.
+    """
+
+    def __init__(self):
+        self._lock, self._users, self._limit = threading.Lock(), 0, None
+
+    def enter(self, controller, each):
+        with self._lock:
+            if not self._users:
+                self._limit = controller.limit(limits=each, user_api="blas")
+            self._users += 1
+
+    def leave(self):
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._limit.restore_original_limits()
+
+
+_SHARED_LIMIT = _SharedLimit()
+
+
 @contextmanager
 def blas_threads(each: int):
     """Gives every matrix product `each` threads while it lasts, where threadpoolctl is there."""
     controller = _blas_controller()
-    limit = nullcontext() if controller is None else controller.limit(limits=each, user_api="blas")
-    with limit:
+    if controller is None:
         yield
+        return
+    _SHARED_LIMIT.enter(controller, each)
+    try:
+        yield
+    finally:
+        _SHARED_LIMIT.leave()

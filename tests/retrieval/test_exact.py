@@ -122,6 +122,24 @@ def test_several_threads_give_the_same_answer(monkeypatch):
     np.testing.assert_allclose(alone.scores, together.scores, atol=1e-6)
 
 
+def test_searches_that_overlap_restore_the_blas_threads():
+    controller = threads._blas_controller()
+    if controller is None:
+        pytest.skip("threadpoolctl is not installed")
+
+    def counts():
+        return [pool["num_threads"] for pool in controller.info() if pool["user_api"] == "blas"]
+
+    before = counts()
+    first, second = threads.blas_threads(1), threads.blas_threads(1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(counts()) == {1}
+    second.__exit__(None, None, None)
+    assert counts() == before
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 def test_bad_query_rows_get_no_results_and_leave_the_others_alone(bad):
     database, queries, *_ = clustered(400, 8, 6)

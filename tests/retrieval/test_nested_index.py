@@ -157,7 +157,7 @@ def test_short_rows_are_padded_never_with_row_0(ids, pad):
 @pytest.mark.parametrize("column", [0, 31])
 def test_bad_query_rows_get_no_results_and_leave_the_others_alone(data, index, bad, column):
     queries = data[1][:6].copy()
-    for plan in (SearchPlan((32,)), SearchPlan.funnel((4, 16, 32), 40)):
+    for plan in (SearchPlan((32,)), SearchPlan((8,)), SearchPlan.funnel((4, 16, 32), 40)):
         alone = index.search(queries, plan)
         broken = queries.copy()
         broken[3, column] = bad
@@ -274,6 +274,17 @@ def test_bad_databases(arguments, text):
         NestedIndex.build(**{"vectors": ROWS, "nesting_dims": [2, 4], **arguments})
 
 
+def test_ids_and_positions_are_each_others_inverse():
+    index = NestedIndex.build(ROWS, [4], ids=["b", "c", "a"])
+    assert index.positions_of(["a", "", "b"]).tolist() == [2, -1, 0]
+    assert index.ids_at(np.array([2, -1, 0])).tolist() == ["a", "", "b"]
+
+
+def test_progress_bar_counts_rows(capfd):
+    NestedIndex.build(ROWS, [4], progress=True)
+    assert "Building the index: 100%" in capfd.readouterr().err
+
+
 def test_object_and_byte_ids_become_strings():
     made = [
         NestedIndex.build(ROWS, [4], ids=ids).ids
@@ -289,6 +300,10 @@ def test_object_and_byte_ids_become_strings():
         (lambda ix, q: ix.search(q[:, :8], SearchPlan((32,))), "`queries` must be 32 wide"),
         (lambda ix, q: ix.search(q[0], SearchPlan((32,))), r"pass `queries\[None\]`"),
         (lambda ix, q: ix.search(q, SearchPlan((12, 32), (20,))), r"Received \[12\] beside them"),
+        (lambda ix, q: ix.search_exactly(q[:, :8], 16, 5), r"at least 16 wide. .* \(25, 8\)"),
+        (lambda ix, q: ix.search_exactly(q, 12, 5), "one of the trained prefixes"),
+        (lambda ix, q: ix.find_shortlist(q, 16, 0), "`k` must be at least 1"),
+        (lambda ix, q: ix.positions_of([5, 900]), r"must be in the index. Received \[900\]"),
         (lambda ix, q: ix.rerank(q, np.zeros((25, 3), int), [12]), r"Received \[12\]"),
         (lambda ix, q: ix.rerank(q, np.zeros((24, 3), int), [32]), "must be ints of the shape"),
         (lambda ix, q: ix.rerank(q, np.zeros((25, 3)), [32]), "must be ints .* float64"),

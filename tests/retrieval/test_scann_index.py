@@ -258,6 +258,7 @@ ROWS = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
         (lambda: ScannParameters(10, 2, anisotropic_threshold=1.0), "strictly between 0 and 1"),
         (lambda: ScannParameters(10, 2, storage="bfloat16"), "bfloat16 rows are lost when the"),
         (lambda: ScannParameters(10, 2, soar_lambda=1.5), "TensorFlow ops refuse SOAR"),
+        (lambda: ScannParameters(10, 2, truncate_dim=8), "fails without a tree, .* Received 8"),
         (
             lambda: ScannParameters(10, 2, training_sample_size=15),
             "must be at least 16. Received 15",
