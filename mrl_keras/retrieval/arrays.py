@@ -99,6 +99,15 @@ def order_rows(scores: np.ndarray, positions: np.ndarray):
     return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
 
 
+def best_columns(scores: np.ndarray, k: int) -> np.ndarray | None:
+    """Columns of the `k` highest scores of each row (queries, k), in no order.
+
+    `None` where there are `k` columns or fewer, and all of them stay.
+    """
+    spare = scores.shape[1] - k
+    return np.argpartition(scores, spare, axis=1)[:, spare:] if spare > 0 else None
+
+
 def select_rows(scores: np.ndarray, positions: np.ndarray, k: int):
     """The `k` highest of each row in no order; all of them where there are fewer than `k`.
 
@@ -110,16 +119,10 @@ def select_rows(scores: np.ndarray, positions: np.ndarray, k: int):
     Returns:
         (scores, positions), both (queries, min(k, m)).
     """
-    spare = scores.shape[1] - k
-    if spare <= 0:
+    kept = best_columns(scores, k)
+    if kept is None:
         return scores, positions
-    kept = np.argpartition(scores, spare, axis=1)[:, spare:]
     return np.take_along_axis(scores, kept, 1), np.take_along_axis(positions, kept, 1)
-
-
-def top_rows(scores: np.ndarray, positions: np.ndarray, k: int):
-    """`select_rows`, ordered by `order_rows`."""
-    return order_rows(*select_rows(scores, positions, k))
 
 
 def pad_columns(scores: np.ndarray, positions: np.ndarray, k: int):

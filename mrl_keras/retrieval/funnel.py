@@ -8,6 +8,7 @@ from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
     PAD_POSITION,
     as_float32,
+    best_columns,
     inverse_norms,
     order_rows,
     pad_columns,
@@ -46,8 +47,8 @@ def _rerank(index, queries, positions, plan):
         scores = running * index.inverse_norms[rows, last]
         scores = np.where(positions < 0, -np.inf, scores)
         keep = plan.sizes[stage] if stage < len(plan.sizes) else plan.k
-        if keep < positions.shape[1]:
-            kept = np.argpartition(scores, scores.shape[1] - keep, axis=1)[:, -keep:]
+        kept = best_columns(scores, keep)
+        if kept is not None:
             scores, positions, running = (
                 np.take_along_axis(part, kept, 1) for part in (scores, positions, running)
             )
