@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 from model_card import model_card
+from retrieval_comparison import compare_retrieval, retrieval_text
 
 from mrl_keras import MatryoshkaLoss, NestingDims, per_prefix
 from mrl_keras.data import load_images
@@ -42,14 +43,7 @@ from mrl_keras.evaluation import (
 from mrl_keras.export import export_saved_model
 from mrl_keras.files import atomic_file
 from mrl_keras.models import image_classifier, small_convnet
-from mrl_keras.retrieval import (
-    NestedIndex,
-    ScannParameters,
-    SearchPlan,
-    labels_at,
-    mean_average_precision,
-    mflops_per_query,
-)
+from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
 
 KINDS = ("linear", "1-NN")
 
@@ -212,57 +206,6 @@ def build_index(train_x, data, options):
     )
 
 
-def compare_retrieval(index, test_x, data, options):
-    """Rows of (system, mAP@10, MFLOPs, microseconds) for exact search and two shortlists."""
-    exact = SearchPlan((options.width,), k=options.plan.k)
-    exact_shortlist = NestedIndex(
-        index.nesting_dims, index.blocks, index.inverse_norms, index.ids, index.metric
-    )
-    plan, leaves = options.plan, index.shortlist.parameters
-    scann = SearchPlan(plan.dims, plan.sizes, plan.k, leaves.leaves_to_search)
-    shown = f"{plan.shortlist_dim} dims, {plan.shortlist_size} rows, rerank {options.width}"
-    systems = {
-        f"exact, {options.width} dims": (exact_shortlist, exact),
-        f"exact shortlist {shown}": (exact_shortlist, plan),
-        f"ScaNN shortlist {shown}": (index, scann),
-    }
-    rows = []
-    for name, (searcher, plan) in systems.items():
-        seconds, found = median_seconds(lambda s=searcher, p=plan: s.search(test_x, p))
-        relevance = labels_at(found.positions, data.train.labels) == data.test.labels[:, None]
-        rows.append(
-            {
-                "system": name,
-                "mAP@10": mean_average_precision(relevance, 10),
-                "MFLOPs": mflops_per_query(len(index), plan, leaves.num_leaves),
-                "us_per_query": 1e6 * seconds / len(test_x),
-            }
-        )
-    return rows
-
-
-def median_seconds(function, repeats=9):
-    """(median seconds of a call, its last answer); one call before them is not counted."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        answer = function()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times)), answer
-
-
-def retrieval_text(rows):
-    width = max(len(row["system"]) for row in rows)
-    lines = [f"{'system':{width}} {'mAP@10':>8} {'MFLOPs':>8} {'us/query':>9}"]
-    for row in rows:
-        lines.append(
-            f"{row['system']:{width}} {100 * row['mAP@10']:8.2f} {row['MFLOPs']:8.4f} "
-            f"{row['us_per_query']:9.1f}"
-        )
-    return "\n".join(lines)
-
-
 def export(model, index, table, options):
     """The folder of the exported version, and beside it the model's card."""
     name = f"{options.dataset.replace('/', '_')}_mrl"
@@ -342,7 +285,7 @@ def main(arguments=None):
     print("~ interpolated: MRL-E slices its classifier; MRL has a probe on the frozen prefix")
 
     index = build_index(train_x, data, options)
-    rows = compare_retrieval(index, test_x, data, options)
+    rows = compare_retrieval(index, options.plan, test_x, data.train.labels, data.test.labels)
     write_rows(options.output / "retrieval.csv", rows)
     print(f"\nRetrieval of the {len(index)} training images\n{retrieval_text(rows)}")
 

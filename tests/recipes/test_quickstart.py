@@ -40,22 +40,33 @@ def test_a_short_run_does_everything(tmp_path):
     assert process.stdout.count("query ") == 3
 
 
+def test_a_mistake_gives_one_clear_line_and_writes_nothing(tmp_path):
+    process = run("--dataset=no_such_set", f"--output={tmp_path / 'out'}")
+    assert process.returncode == 2
+    assert "No image classification set is named 'no_such_set'" in process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1
+    assert process.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--no_such_option"], "unrecognized arguments: --no_such_option"),
         (["--epochs=0"], "--epochs must be above zero, not 0"),
         (["--epochs=many"], "argument --epochs: invalid int value: 'many'"),
-        (["--dataset=no_such_set"], "No image classification set is named 'no_such_set'"),
         (["--smallest_dim=128"], "`smallest` must not exceed the embedding width 64"),
         (["--shortlist_dim=5"], "must be nesting dims of the index"),
         (["--shortlist=5"], "must be at least k=10"),
     ],
 )
-def test_a_mistake_gives_one_clear_line(arguments, message, tmp_path):
-    process = run(*arguments, f"--output={tmp_path / 'out'}")
-    assert process.returncode == 2
-    assert message in process.stderr
-    assert len(process.stderr.strip().splitlines()) == 1
-    assert process.stdout == ""
-    assert not (tmp_path / "out").exists()
+def test_wrong_options(arguments, message, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import quickstart
+
+    with pytest.raises(SystemExit) as stop:
+        quickstart.main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1

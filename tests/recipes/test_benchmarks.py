@@ -1,0 +1,30 @@
+"""Each benchmark runs at a tiny size and writes its CSV; no times are asserted."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "recipes" / "benchmarks"
+
+
+def run_tiny(name, tmp_path):
+    output = tmp_path / "result.csv"
+    command = [sys.executable, str(BENCHMARKS / name), "--tiny", f"--output={output}"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    with open(output, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_head(tmp_path):
+    rows = run_tiny("head.py", tmp_path)
+    assert {(row["head"], row["mode"]) for row in rows} == {
+        (head, mode)
+        for head in ("plain", "MRL-E", "MRL", "recomputed MRL-E")
+        for mode in ("XLA", "graph")
+    }
+    for row in rows:
+        assert float(row["ratio_to_plain"]) > 0
+        assert row["tensorflow"].startswith("2.")
+        assert row["mode"] == "graph" or float(row["peak_mib"]) > 0
