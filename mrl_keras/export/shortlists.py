@@ -20,6 +20,7 @@ from mrl_keras.retrieval.scann_index import scann_ops
 MINUS_INFINITY = float("-inf")
 _CHUNK_BYTES, _CHUNK_ROWS = 8 << 20, 32_768
 _PARALLEL_FROM = 64
+_QUERIES_AT_ONCE = 4
 
 
 def unit_rows(queries: tf.Tensor) -> tf.Tensor:
@@ -169,17 +170,18 @@ class PartitionShortlist(tf.Module):
         opened = tf.math.top_k(likeness, leaves).indices
         starts, stops = tf.gather(self.starts, opened), tf.gather(self.starts, opened + 1)
         part = self.table.query_part(queries)
-        spec = [
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None], tf.float32),
-            tf.TensorSpec([None], tf.float32),
-        ]
-        return tf.map_fn(
+        # map_fn cannot stack no results, so an empty batch gets one row, which is cut off again.
+        count = tf.shape(queries)[0]
+        extra = [[0, tf.maximum(1 - count, 0)], [0, 0]]
+        found = tf.map_fn(
             lambda one: self._search_leaves(*one, size),
-            (part, starts, stops),
-            fn_output_signature=tuple(spec),
-            parallel_iterations=4,
+            tuple(tf.pad(values, extra) for values in (part, starts, stops)),
+            fn_output_signature=tuple(
+                tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.float32, tf.float32)
+            ),
+            parallel_iterations=_QUERIES_AT_ONCE,
         )
+        return tuple(values[:count] for values in found)
 
     def _search_leaves(self, query, starts, stops, size):
         """The best rows of one query's leaves, padded to `size`."""

@@ -119,7 +119,25 @@ def write_models_config(
     base_path: str | None = None,
     labels: Mapping[str, Mapping[str, int]] | None = None,
 ) -> str:
-    """Writes `models_config(...)` to `directory`/models.config, atomically; returns its path."""
+    """Writes `models_config(...)` to `directory`/models.config, atomically.
+
+    Args:
+        directory, base_path, labels: as for `models_config`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: as `models_config`.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> os.makedirs(os.path.join(folder, "digits", "1"))
+    >>> os.path.basename(write_models_config(folder, base_path="/models"))
+    'models.config'
+    """
     text = models_config(directory, base_path, labels)
     path = os.path.join(directory, "models.config")
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:

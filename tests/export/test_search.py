@@ -1,0 +1,270 @@
+"""The nested search in the graph, against `NestedIndex.search` and a NumPy oracle."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mrl_keras.export.search import LOWEST_SCORE, NestedSearch
+from mrl_keras.export.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
+from mrl_keras.export.tables import PrefixTable, filled_variable, id_variable, norm_columns
+from mrl_keras.retrieval import NestedIndex, SearchPlan
+from tests.export import cases
+
+EVERYTHING = SearchPlan((8, 16, 32), (cases.ROWS, cases.ROWS), k=7, leaves=25)
+
+
+def searched(search, queries, k=None, shortlist=None, leaves=None):
+    plan = search.plan
+    return search.search(
+        tf.constant(queries, tf.float32),
+        plan.k if k is None else k,
+        plan.shortlist_size if shortlist is None else shortlist,
+        search.default_leaves if leaves is None else leaves,
+    )
+
+
+def oracle(vectors, queries, k):
+    """Exact cosine over all dims, by NumPy in double precision: positions and scores."""
+    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (queries, vectors)]
+    scores = unit[0].astype("float64") @ unit[1].T.astype("float64")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(scores, order, 1)
+
+
+@pytest.fixture(scope="module")
+def scann_index():
+    return cases.index()
+
+
+@pytest.fixture(scope="module")
+def scann_search(scann_index):
+    search = NestedSearch(scann_index, cases.PLAN, ScannShortlist(scann_index))
+    search.finder.searcher._initialize()  # what a SavedModel's init op does
+    return search
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 40])
+def test_scann_answers_as_in_memory(scann_index, scann_search, count):
+    queries = cases.queries(count)
+    expected = scann_index.search(queries, cases.PLAN)
+    found = searched(scann_search, queries)
+    assert found["ids"].numpy().astype(str).tolist() == expected.ids.tolist()
+    np.testing.assert_array_equal(found["indices"], expected.positions)
+    np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-5)
+
+
+def test_the_released_parts_leave_the_searcher_alone(scann_search):
+    assert all(tf.size(part) == 0 for part in scann_search.finder.parts.parts.values())
+    assert searched(scann_search, cases.queries(3))["indices"].shape == (3, 7)
+
+
+def test_without_its_init_op_the_searcher_fails_cleanly(scann_index):
+    search = NestedSearch(scann_index, cases.PLAN, ScannShortlist(scann_index))
+    with pytest.raises(tf.errors.OpError, match="null"):
+        searched(search, cases.queries(2))
+
+
+@pytest.mark.parametrize("finder", [ScannShortlist, PartitionShortlist])
+def test_all_leaves_and_rows_are_brute_force(scann_index, finder):
+    search = NestedSearch(scann_index, EVERYTHING, finder(scann_index))
+    if finder is ScannShortlist:
+        search.finder.searcher._initialize()
+    queries = cases.queries()
+    positions, scores = oracle(cases.vectors(), queries, 7)
+    found = searched(search, queries)
+    np.testing.assert_array_equal(found["indices"], positions)
+    np.testing.assert_allclose(found["scores"], scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize(
+    "plan", [SearchPlan((32,), k=9), cases.PLAN, SearchPlan.adaptive(4, 30, 16)]
+)
+def test_exact_shortlists_answer_as_in_memory(storage, metric, plan):
+    index = cases.index(scann=False, storage=storage, metric=metric, ids=False)
+    search = NestedSearch(index, plan, ExactShortlist(index, plan.shortlist_dim))
+    expected = index.search(cases.queries(), plan)
+    found = searched(search, cases.queries())
+    np.testing.assert_array_equal(found["ids"], expected.ids)
+    np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_the_partition_searches_the_leaves_that_scann_opens(metric):
+    index = cases.index(metric=metric, storage="bfloat16", ids=False)
+    queries, leaves = cases.queries(20), 3
+    search = NestedSearch(index, cases.PLAN, PartitionShortlist(index))
+    found = searched(search, queries, leaves=leaves)["indices"].numpy()
+    centres, order, starts = index.shortlist.partition()
+    unit = queries[:, :8] / np.linalg.norm(queries[:, :8], axis=1, keepdims=True)
+    for query, positions in enumerate(found):
+        opened = np.argsort(-(centres @ unit[query]))[:leaves]
+        inside = np.concatenate([order[starts[leaf] : starts[leaf + 1]] for leaf in opened])
+        assert set(positions) <= set(inside)
+        expected = index.rerank(
+            queries[query : query + 1], inside[None], cases.PLAN.dims, (60, 20), 7
+        )
+        np.testing.assert_array_equal(positions, expected[1][0])
+
+
+def test_database_chunks_do_not_change_exact_shortlists(monkeypatch):
+    index = cases.index(scann=False, ids=False)
+    whole = ExactShortlist(index, 8).find(tf.constant(cases.queries()), 25, 1)
+    monkeypatch.setattr("mrl_keras.export.shortlists._CHUNK_ROWS", 300)
+    for one, other in zip(
+        whole, ExactShortlist(index, 8).find(tf.constant(cases.queries()), 25, 1), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_the_gather_budget_only_cuts_blocks(monkeypatch):
+    index = cases.index(scann=False, ids=False)
+    monkeypatch.setattr("mrl_keras.export.search._BLOCK_BYTES", 3 * 60 * 4 * 9)
+    search = NestedSearch(index, cases.PLAN, ExactShortlist(index, 8))
+    expected = index.search(cases.queries(), cases.PLAN)
+    np.testing.assert_array_equal(searched(search, cases.queries())["ids"], expected.ids)
+
+
+@pytest.fixture(scope="module")
+def finders(scann_index, scann_search):
+    exact = cases.index(scann=False)
+    return {
+        "scann": scann_search,
+        "partition": NestedSearch(scann_index, cases.PLAN, PartitionShortlist(scann_index)),
+        "exact": NestedSearch(exact, cases.PLAN, ExactShortlist(exact, 8)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+@pytest.mark.parametrize("count", [5, 40])
+def test_bad_queries_get_nothing_and_leave_others_alone(finders, kind, count):
+    queries = cases.queries(count)
+    clean = searched(finders[kind], queries)
+    queries[1, 3], queries[2, 31], queries[4] = np.nan, np.inf, 1e30
+    found = searched(finders[kind], queries)
+    bad = [1, 2, 4]
+    assert (found["indices"].numpy()[bad] == -1).all()
+    assert (found["ids"].numpy()[bad] == b"").all()
+    assert (found["scores"].numpy()[bad] == LOWEST_SCORE).all()
+    others = [row for row in range(count) if row not in bad]
+    for name in found:
+        np.testing.assert_array_equal(
+            found[name].numpy()[others], clean[name].numpy()[others], err_msg=name
+        )
+
+
+@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+def test_no_queries_give_an_empty_answer(finders, kind):
+    found = searched(finders[kind], np.zeros((0, 32)))
+    assert {name: tuple(part.shape) for name, part in found.items()} == dict.fromkeys(
+        ("ids", "indices", "scores"), (0, 7)
+    )
+
+
+@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+def test_a_zero_query_scores_zero(finders, kind):
+    found = searched(finders[kind], np.zeros((2, 32)))
+    assert (found["scores"].numpy() == 0).all()
+    assert (found["indices"].numpy() >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+def test_short_answers_are_padded_and_hold_no_row_twice(finders, kind):
+    found = searched(finders[kind], cases.queries(20), k=500, shortlist=500, leaves=1)
+    indices, scores = found["indices"].numpy(), found["scores"].numpy()
+    assert indices.shape == scores.shape == (20, 500)
+    for row in range(20):
+        real = indices[row][indices[row] >= 0]
+        assert len(set(real)) == len(real)
+        assert (indices[row][len(real) :] == -1).all()
+        assert (scores[row][len(real) :] == LOWEST_SCORE).all()
+        assert np.isfinite(scores[row]).all()
+        assert (np.diff(scores[row][: len(real)]) <= 1e-6).all()
+    assert (indices < 0).any() == (kind != "exact")
+
+
+def test_each_row_has_its_own_shortlist(finders):
+    queries, sizes = cases.queries(20), np.array([7, 60] * 10)
+    search = finders["partition"]
+    mixed = search.search(tf.constant(queries), 7, 60, 6, tf.constant(sizes, tf.int32))
+    for size in (7, 60):
+        alone = searched(search, queries[sizes == size], shortlist=size)
+        np.testing.assert_array_equal(mixed["indices"].numpy()[sizes == size], alone["indices"])
+
+
+def test_equal_rows_come_by_position():
+    rows = np.repeat(cases.vectors(50), 4, axis=0)
+    index = NestedIndex.build(rows, cases.DIMS)
+    plan = SearchPlan((8, 32), (40,), k=12)
+    found = searched(NestedSearch(index, plan, ExactShortlist(index, 8)), rows[::4])
+    expected = index.search(rows[::4], plan)
+    np.testing.assert_array_equal(found["indices"], expected.positions)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    rows=st.integers(1, 60),
+    k=st.integers(1, 70),
+    count=st.integers(0, 20),
+    storage=st.sampled_from(["float32", "bfloat16"]),
+    seed=st.integers(0, 5),
+)
+def test_a_whole_shortlist_is_brute_force(rows, k, count, storage, seed):
+    index = cases.index(seed, scann=False, storage=storage, ids=False, rows=rows)
+    plan = SearchPlan((4, 16, 32), (max(rows, k), max(rows, k)), k)
+    stored = np.concatenate([block.astype("float32") for block in index.blocks], axis=1)
+    queries = cases.queries(count, seed)
+    found = searched(NestedSearch(index, plan, ExactShortlist(index, 4)), queries)
+    positions, scores = oracle(stored, queries, k)
+    real = min(rows, k)
+    np.testing.assert_array_equal(found["indices"].numpy()[:, :real], positions)
+    np.testing.assert_allclose(found["scores"].numpy()[:, :real], scores, rtol=1e-4, atol=1e-6)
+    assert (found["indices"].numpy()[:, real:] == -1).all()
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_a_table_holds_dims_norms_and_an_empty_row(storage):
+    index = cases.index(scann=False, storage=storage, rows=50)
+    table = PrefixTable(index, 4, 16, order=np.arange(50)[::-1])
+    rows = table.rows.numpy().astype("float32")
+    stored = np.concatenate([block.astype("float32") for block in index.blocks], axis=1)
+    np.testing.assert_array_equal(rows[:50, :12], stored[::-1, 4:16])
+    np.testing.assert_array_equal(
+        table.inverse_norms(tf.constant(rows))[:50], index.inverse_norms[::-1, 2]
+    )
+    assert rows[50, :12].sum() == 0
+    assert table.inverse_norms(tf.constant(rows))[50] == 1
+
+
+def test_norm_columns_add_up_exactly():
+    norms = np.random.default_rng(0).lognormal(0, 8, 500).astype("float32")
+    columns = norm_columns(norms, tf.bfloat16.as_numpy_dtype)
+    assert columns.shape == (500, 3)
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        total = np.zeros(500, "float32")
+        for column in order:
+            total += columns[:, column].astype("float32")
+        np.testing.assert_array_equal(total, norms)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", tf.bfloat16.as_numpy_dtype])
+def test_variables_are_filled_in_slices(dtype, monkeypatch):
+    monkeypatch.setattr("mrl_keras.export.tables._SLICE_BYTES", 64)
+    values, slices = np.arange(300).reshape(100, 3).astype(dtype), []
+
+    def rows(start, stop):
+        slices.append((start, stop))
+        return values[start:stop]
+
+    variable = filled_variable((100, 3), dtype, rows, "x")
+    np.testing.assert_array_equal(variable.numpy(), values)
+    assert len(slices) > 5
+    assert slices[-1][1] == 100
+
+
+def test_ids_end_with_an_empty_one():
+    assert id_variable(np.array(["a", "ü"])).numpy().tolist() == [b"a", "ü".encode(), b""]
+    assert id_variable(np.array([5, 7])).numpy().tolist() == [5, 7, -1]
