@@ -28,3 +28,13 @@ def test_head(tmp_path):
         assert float(row["ratio_to_plain"]) > 0
         assert row["tensorflow"].startswith("2.")
         assert row["mode"] == "graph" or float(row["peak_mib"]) > 0
+
+
+def test_contrastive(tmp_path):
+    rows = run_tiny("contrastive.py", tmp_path)
+    assert {(row["system"], row["mode"]) for row in rows} == {
+        (system, mode)
+        for system in ("loop", "nested", "products only", "exponential only")
+        for mode in ("XLA", "graph")
+    }
+    assert all(float(row["speedup"]) > 0 for row in rows)
