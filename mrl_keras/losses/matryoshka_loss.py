@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from mrl_keras.nesting import checked_relative_importance
-from mrl_keras.registry import register
+from mrl_keras.registry import register, revived
 
 PREFIX_REDUCTIONS = ("sum", "mean")
 
@@ -124,10 +124,7 @@ class MatryoshkaLoss(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config["loss"], dict):
-            config["loss"] = keras.losses.deserialize(config["loss"])
-        return cls(**config)
+        return cls(**revived(config, "loss", keras.losses.deserialize))
 
 
 def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):

@@ -5,7 +5,7 @@ import re
 import keras
 
 from mrl_keras.nesting import NestingDims
-from mrl_keras.registry import register
+from mrl_keras.registry import register, revived
 
 _TOP_K = re.compile(r"top_(\d+)$")
 
@@ -82,10 +82,7 @@ class PrefixMetric(keras.metrics.Metric):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config["metric"], dict):
-            config["metric"] = keras.metrics.deserialize(config["metric"])
-        return cls(**config)
+        return cls(**revived(config, "metric", keras.metrics.deserialize))
 
 
 def per_prefix(specification, nesting_dims):
@@ -184,7 +181,4 @@ class MeanLoss(keras.metrics.Mean):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config["loss"], dict):
-            config["loss"] = keras.losses.deserialize(config["loss"])
-        return cls(**config)
+        return cls(**revived(config, "loss", keras.losses.deserialize))
