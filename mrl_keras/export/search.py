@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.export.shortlists import inverse_norm
 from mrl_keras.export.tables import PrefixTable, id_variable
 
 LOWEST_SCORE = float(np.finfo(np.float32).min)
@@ -47,7 +46,7 @@ class NestedSearch(tf.Module):
         # A tf.function would run the blocks one after another, because it orders stateful ops and
         # the searcher's lookup counts as one. They only read, so a wrapped graph is safe.
         self._search_many = tf.compat.v1.wrap_function(
-            self._search_blocks, [embedding, number, number, number, numbers]
+            _on_cpu(self._search_blocks), [embedding, number, number, number, numbers]
         )
 
     def search(
@@ -72,7 +71,11 @@ class NestedSearch(tf.Module):
         """
         if row_shortlists is None:
             row_shortlists = tf.fill([tf.shape(embeddings)[0]], shortlist)
-        inputs = (embeddings, k, shortlist, leaves, row_shortlists)
+        search = _on_cpu(self._search)
+        return search(embeddings, k, shortlist, leaves, row_shortlists)
+
+    def _search(self, embeddings, *numbers):
+        inputs, (k, shortlist) = (embeddings, *numbers), numbers[:2]
         slots, scores = tf.cond(
             tf.shape(embeddings)[0] <= tf.minimum(_FEW_QUERIES, self._most_queries(shortlist, k)),
             lambda: self._search_few(*inputs),
@@ -84,7 +87,9 @@ class NestedSearch(tf.Module):
         return {
             "ids": tf.gather(self.ids, slots),
             "indices": tf.where(found, tf.cast(slots, tf.int64), -1),
-            "scores": tf.where(found, tf.maximum(scores, LOWEST_SCORE), LOWEST_SCORE),
+            "scores": tf.where(
+                found, tf.clip_by_value(scores, LOWEST_SCORE, -LOWEST_SCORE), LOWEST_SCORE
+            ),
         }
 
     def blank(self, found: dict[str, tf.Tensor], empty: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -123,9 +128,8 @@ class NestedSearch(tf.Module):
 
         def body(number, slots, scores):
             part = slice(number * block, (number + 1) * block)
-            found = self._search_block(
-                queries[part], row_shortlists[part], widths, leaves, tf.linalg.matvec
-            )
+            search = _on_cpu(self._search_block)
+            found = search(queries[part], row_shortlists[part], widths, leaves, tf.linalg.matvec)
             return number + 1, slots.write(number, found[0]), scores.write(number, found[1])
 
         arrays = [
@@ -141,8 +145,13 @@ class NestedSearch(tf.Module):
         return slots.concat(), scores.concat()
 
     def _search_block(self, queries, row_shortlists, widths, leaves, products):
-        finite = tf.math.is_finite(tf.reduce_sum(queries * queries, axis=1))
-        queries = tf.where(finite[:, None], queries, 0.0)
+        squared = tf.reduce_sum(tf.square(queries), axis=1)
+        finite = tf.math.is_finite(squared)
+        queries, squared = tf.cond(
+            tf.reduce_all(finite),
+            lambda: (queries, squared),
+            lambda: (tf.where(finite[:, None], queries, 0.0), tf.where(finite, squared, 0.0)),
+        )
         slots, running, scores = self.finder.find(queries, widths[0], leaves)
         counts = tf.where(finite, row_shortlists, 0)
         outside = tf.range(widths[0])[None, :] >= counts[:, None]
@@ -151,7 +160,9 @@ class NestedSearch(tf.Module):
             running = tf.where(outside, float("-inf"), running)
             slots, scores = self._rerank(queries, slots, running, widths[1:], products)
         if self._cosine:
-            scores *= inverse_norm(queries[:, : self.plan.dims[-1]])[:, None]
+            if self.plan.dims[-1] < self.width:
+                squared = tf.reduce_sum(tf.square(queries[:, : self.plan.dims[-1]]), axis=1)
+            scores *= tf.math.divide_no_nan(1.0, tf.sqrt(squared))[:, None]
         return slots, scores
 
     def _rerank(self, queries, slots, running, keep, products):
@@ -173,6 +184,19 @@ class NestedSearch(tf.Module):
             if not last:
                 running = tf.gather(running, order, batch_dims=1)
         return slots, scores
+
+
+def _on_cpu(compute):
+    """`compute` with its ops on the CPU, where ScaNN's kernels are, whatever else a server has.
+
+    The database would otherwise fill an accelerator's memory, and cross over for each request.
+    """
+
+    def computed(*inputs):
+        with tf.device("CPU"):
+            return compute(*inputs)
+
+    return computed
 
 
 def _few_products(rows, queries):

@@ -25,12 +25,7 @@ _QUERIES_AT_ONCE = 4
 
 def unit_rows(queries: tf.Tensor) -> tf.Tensor:
     """Each row divided by its L2 norm; zero rows stay zero."""
-    return queries * inverse_norm(queries)[:, None]
-
-
-def inverse_norm(queries: tf.Tensor) -> tf.Tensor:
-    """1 / L2 norm of each row, 0 where the norm is 0."""
-    return tf.math.divide_no_nan(1.0, tf.norm(queries, axis=-1))
+    return tf.math.divide_no_nan(queries, tf.norm(queries, axis=-1, keepdims=True))
 
 
 def _scored(table, rows, products):

@@ -207,6 +207,14 @@ def test_the_graph_holds_no_table(exported):
     assert max(node.attr["value"].tensor.ByteSize() for node in nodes) < 20_000
 
 
+def test_the_database_stays_on_the_cpu(exported):
+    library = graph(exported.path).graph_def.library.function
+    nodes = [node for function in library for node in function.node_def]
+    gathers = [node.device for node in nodes if node.op == "ResourceGather"]
+    assert len(gathers) > 10
+    assert all("CPU" in device for device in gathers)
+
+
 def test_the_searcher_has_one_name_that_no_other_export_has(exported):
     def names(path):
         library = graph(path).graph_def.library.function
