@@ -1,5 +1,6 @@
 """Nested retrieval over arrays: exact, adaptive, funnel; it knows no model."""
 
+from mrl_keras.retrieval.bulk import bulk_search, load_bulk_search
 from mrl_keras.retrieval.exact import ExactResult, exact_search
 from mrl_keras.retrieval.flops import index_bytes, mflops_per_query
 from mrl_keras.retrieval.nested_index import NestedIndex, SearchResult
@@ -27,9 +28,11 @@ __all__ = [
     "TuningPoint",
     "TuningResult",
     "TuningSpace",
+    "bulk_search",
     "exact_search",
     "index_bytes",
     "labels_at",
+    "load_bulk_search",
     "mean_average_precision",
     "mflops_per_query",
     "pareto_front",
