@@ -24,7 +24,7 @@ ALLOWED = {
     "metrics": BASE | {"registry"},
     "retrieval": BASE,
     "data": BASE,
-    "models": BASE | {"registry", "layers", "losses", "metrics"},
+    "models": BASE | {"registry", "layers", "losses", "metrics", "retrieval"},
     "evaluation": BASE | {"retrieval", "metrics"},
     "export": BASE | {"registry", "layers", "models", "retrieval"},
 }

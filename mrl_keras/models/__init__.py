@@ -1,5 +1,6 @@
-"""Models with heads over nested prefixes."""
+"""Models with heads over nested prefixes, and retrieval from raw inputs."""
 
 from mrl_keras.models.image_classifier import image_classifier, small_convnet
+from mrl_keras.models.retrieval_model import RetrievalModel
 
-__all__ = ["image_classifier", "small_convnet"]
+__all__ = ["RetrievalModel", "image_classifier", "small_convnet"]
