@@ -11,7 +11,6 @@ from mrl_keras.retrieval import (
     ScannParameters,
     SearchPlan,
     bulk_search,
-    fingerprints,
     load_bulk_search,
 )
 from tests.retrieval.oracle import LOWEST, clustered, funnel
@@ -367,36 +366,3 @@ def test_damaged_chunks_are_refused(index, folder, monkeypatch, damage):
         np.save(chunk, np.load(chunk).repeat(2))
     with pytest.raises(ValueError, match="missing or damaged|hold the answers of 60 .* hold 80"):
         bulk_search(index, QUERIES, PLAN, folder)
-
-
-def digest(*chunks):
-    made = fingerprints.RowDigest()
-    for chunk in chunks:
-        made.update(chunk)
-    return made.hexdigest()
-
-
-def test_digests_see_values_types_and_shapes_but_no_chunks():
-    words = np.array(["a", "bc", "d"])
-    rows = np.arange(12, dtype="int32").reshape(3, 4)
-    assert digest([rows, words]) == digest([rows[:1], words[:1]], [rows[1:], words[1:]])
-    assert digest([words]) == digest([words.astype(object)]) == digest([words.astype("S")])
-    assert digest([rows]) == digest([np.asfortranarray(rows)])
-    made = {
-        digest([rows]),
-        digest([rows.astype("int64")]),
-        digest([rows.view("float32")]),
-        digest([rows.reshape(3, 2, 2)]),
-        digest([rows[::-1]]),
-        digest([rows, words]),
-        digest([words]),
-        digest([np.array(["ab", "c", "d"])]),
-        digest(),
-    }
-    assert len(made) == 9
-
-
-def test_large_tables_are_digested_in_steps(monkeypatch):
-    whole = digest([ROWS])
-    monkeypatch.setattr(fingerprints, "_STEP_BYTES", 200)
-    assert digest([ROWS]) == whole
