@@ -5,21 +5,27 @@ The layers, losses and metrics are here; `mrl_keras.retrieval`, `mrl_keras.evalu
 """
 
 from mrl_keras.layers import (
+    MaskedLMHead,
     MatryoshkaDense,
     MatryoshkaSimilarity,
     PrefixNormalization,
     normalize_prefix,
 )
 from mrl_keras.losses import (
+    MaskedLMCrossentropy,
     MatryoshkaLoss,
     SmoothedSparseCategoricalCrossentropy,
     SymmetricContrastive,
 )
 from mrl_keras.metrics import PrefixMetric, per_prefix
+from mrl_keras.metrics.masked_lm_accuracy import MaskedLMAccuracy
 from mrl_keras.nesting import NestingDims
 from mrl_keras.version import __version__
 
 __all__ = [
+    "MaskedLMAccuracy",
+    "MaskedLMCrossentropy",
+    "MaskedLMHead",
     "MatryoshkaDense",
     "MatryoshkaLoss",
     "MatryoshkaSimilarity",

@@ -1,5 +1,6 @@
 """Keras losses over nested prefixes."""
 
+from mrl_keras.losses.masked_lm_crossentropy import MaskedLMCrossentropy
 from mrl_keras.losses.matryoshka_loss import MatryoshkaLoss, weighted_prefix_sum
 from mrl_keras.losses.smoothed_crossentropy import (
     SmoothedSparseCategoricalCrossentropy,
@@ -8,6 +9,7 @@ from mrl_keras.losses.smoothed_crossentropy import (
 from mrl_keras.losses.symmetric_contrastive import SymmetricContrastive, symmetric_contrastive
 
 __all__ = [
+    "MaskedLMCrossentropy",
     "MatryoshkaLoss",
     "SmoothedSparseCategoricalCrossentropy",
     "SymmetricContrastive",
