@@ -1,0 +1,244 @@
+"""Exported nested retrieval beside FAISS and ScaNN at equal mAP@10, with memory and growth.
+
+    python recipes/benchmarks/retrieval.py --n 30000 100000 300000 --output results/retrieval
+
+The database is that of nested_data.py. A plan is tuned on held-out queries, exported by a process
+of its own (float32 and bfloat16 blocks), and loaded by `tf.saved_model.load`. Its signature
+`retrieve_embeddings` meets each peer of retrieval_peers.py in turns, in this process; peers are
+built and freed one at a time. Of each peer the fastest value of its knob counts whose mAP@10 is
+within 0.1 point of exact search with all dims, judged on the very queries that are reported,
+which favours the peer; where none is, the most accurate value counts, and `within_tolerance` is
+False. Queries are converted and answers are NumPy arrays on both sides.
+
+Writes into the output folder: speed.csv (one row for each N and system), sweep.csv (every knob),
+exact.csv (one-pass exact search), memory.csv, targets.csv (what was wanted and reached) and
+growth.png. Rows of another N that are there already are kept. Each row has date, hardware,
+versions and command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import shlex
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Idle OpenMP threads of FAISS would spin on the cores while the next system is timed.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import faiss
+import numpy as np
+import retrieval_memory as memory
+from nested_data import NestedData, exact_map, mean_ap, print_beside_paper
+from retrieval_exact import measure_exact
+from retrieval_plot import plot_growth
+from retrieval_speed import BATCH, TOLERANCE, measure_speed
+from retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
+from timing import write_csv
+
+from mrl_keras import NestingDims
+from mrl_keras.files import atomic_file
+from mrl_keras.retrieval import NestedIndex, SearchPlan, TuningSpace, tune
+
+FUNNEL = (16, 32, 64, 128, 256)  # then the full width; 200, 100, 50, 25 and 10 rows
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--n", type=int, nargs="+", default=[300_000], help="rows of the databases")
+    add("--queries", type=int, default=4000, help="queries that judge, and as many held out")
+    add("--width", type=int, default=2048, help="embedding width d")
+    add("--classes", type=int, default=1000, help="number of classes")
+    add("--shortlist_dim", type=int, default=16, help="D_s")
+    add("--exact_rows", type=int, default=100_000, help="at most so many rows for exact.csv")
+    add("--exact_queries", type=int, default=500, help="at most so many queries for exact.csv")
+    add("--seconds", type=float, default=10.0, help="for each timed pair of systems, about")
+    add("--cache", default="runs/retrieval_data", help="folder of data, graphs and exports")
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/retrieval"), help="folder")
+    add("--tiny", action="store_true", help="small sizes, to see that it runs")
+    options = parser.parse_args(arguments)
+    if options.tiny:
+        options.n, options.queries, options.width, options.classes = [20_000], 256, 64, 50
+        options.exact_rows, options.exact_queries, options.seconds = 2000, 64, 0.2
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = shlex.join(["python", "recipes/benchmarks/retrieval.py", *given])
+    return options
+
+
+@dataclasses.dataclass
+class Case:
+    """One database with its judging and its held-out queries, and exact search's answers."""
+
+    n: int
+    options: argparse.Namespace
+
+    def __post_init__(self):
+        options = self.options
+        data = NestedData(options.width, options.classes)
+        self.dims = NestingDims.halving(options.width, 8)
+        self.rows, self.row_labels = data.rows(self.n, options.cache)
+        self.queries, self.labels = data.queries(options.queries)
+        self.held_out = data.queries(options.queries // 2, held_out=True)
+        for queries in (self.queries, self.held_out[0]):
+            faiss.normalize_L2(queries)
+        row = exact_map(self.rows, self.row_labels, self.queries, self.labels, self.dims)
+        print(f"\nN = {self.n:,}")
+        print_beside_paper(row)
+        self.exact_map = row[options.width]
+
+    @property
+    def path(self):
+        return self.rows.filename
+
+    def file(self, name):
+        """A file of the cache that belongs to this database."""
+        return str(self.path).replace("rows_", f"{name}_").removesuffix(".npy")
+
+    def judge(self, positions):
+        """mAP@10 in points of the answers to all judging queries."""
+        return mean_ap(positions, self.row_labels, self.labels)
+
+    def batches(self, size=BATCH):
+        """The judging queries in batches."""
+        return [self.queries[i : i + size] for i in range(0, len(self.queries), size)]
+
+
+def tuned_plan(case):
+    """The cheapest plan on held-out queries, half the tolerance below full width, and seconds."""
+    started, options = time.perf_counter(), case.options
+    index = NestedIndex.build(
+        case.rows, case.dims, shortlist_dim=options.shortlist_dim, storage="bfloat16"
+    )
+    wide = [dim for dim in case.dims if dim >= min(64, options.width)]
+    space = TuningSpace(
+        shortlists=(20, 35, 70, 140, 200), rerank_dims=wide, leaf_shares=(0.003, 0.01, 0.03)
+    )
+    queries, labels = case.held_out
+    result = tune(
+        index, queries, labels=(labels, case.row_labels), tolerance=TOLERANCE / 200, space=space
+    )
+    print(f"plan {result.best}: {time.perf_counter() - started:.0f} s to build and tune")
+    return result.best
+
+
+def measure_exports(case, plan, folder):
+    """({name: (path, plan)}, rows of memory.csv).
+
+    The tuned plan is exported with float32 blocks. It may stop short of the full width, and then
+    so does the export; the paper's funnel, with both storages, is what memory is judged by.
+    """
+    funnel = SearchPlan.funnel((*(dim for dim in FUNNEL if dim < case.dims.width), case.dims.width))
+    wanted = {
+        EXPORT: (plan, "float32"),
+        f"{FUNNEL_EXPORT}, float32": (funnel, "float32"),
+        f"{FUNNEL_EXPORT}, bfloat16": (funnel, "bfloat16"),
+    }
+    rows, exports, database = [], {}, case.rows.nbytes
+    queries_path = case.file("queries") + ".npy"
+    np.save(queries_path, case.queries[:BATCH])
+    for name, (plan, storage) in wanted.items():
+        made = memory.in_own_process(
+            memory.export, rows_path=str(case.path), dims=list(case.dims),
+            plan=dataclasses.asdict(plan), storage=storage, folder=os.path.join(folder, name),
+        )  # fmt: skip
+        held = memory.in_own_process(memory.loaded, path=made["path"], queries_path=queries_path)
+        exports[name] = made["path"], plan
+        sizes = {"export peak": made["peak"], "disk": made["disk"], **held}
+        for what, size in sizes.items():
+            rows.append(
+                {"n": case.n, "export": name, "what": what, "bytes": size,
+                 "ratio_to_float32_database": size / database, "plan": str(plan)}
+            )  # fmt: skip
+        shown = ", ".join(f"{what} {size / database:.2f}" for what, size in sizes.items())
+        print(f"{name} made in {made['seconds']:.0f} s; times the database: {shown}", flush=True)
+    return exports, rows
+
+
+def exact_row(case):
+    """The row of exact.csv."""
+    options = case.options
+    queries = case.queries[: options.exact_queries]
+    dims = sorted([*case.dims, *case.dims.interpolated()])
+    n_rows, path = min(case.n, options.exact_rows), case.file("exact_queries") + ".npy"
+    row = {"n": case.n, **measure_exact(str(case.path), n_rows, queries, dims, path)}
+    print(
+        f"exact, {row['dims']} dims in one pass: {row['times_as_fast']:.2f} times as fast as "
+        f"FAISS flat dim by dim, {100 * row['same_neighbours']:.2f} % the same neighbours, peak "
+        f"{row['peak_over_budget']:.2f} of its budget",
+        flush=True,
+    )
+    return row
+
+
+def measure(n, options):
+    """{table: rows} of one database."""
+    case = Case(n, options)
+    tables = {"exact": [exact_row(case)]}
+    plan = tuned_plan(case)
+    with tempfile.TemporaryDirectory(prefix="exports_", dir=options.cache) as folder:
+        exports, tables["memory"] = measure_exports(case, plan, folder)
+        tables["speed"], tables["sweep"] = measure_speed(case, exports)
+    return tables
+
+
+def write_table(path, rows, n):
+    """Writes `rows` and, after them, those of another N that the file holds; gives all of them."""
+    kept = []
+    if path.exists():
+        with open(path, newline="") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["n"]) != n]
+    with atomic_file(path) as temporary:
+        write_csv(temporary, rows)
+        with open(temporary, newline="") as file:
+            names = csv.DictReader(file).fieldnames
+        with open(temporary, "a", newline="") as file:
+            csv.DictWriter(file, names, extrasaction="ignore").writerows(kept)
+    return [*rows, *kept]
+
+
+def write(output, n, tables, options):
+    """Writes every CSV and the plot; gives the rows of targets.csv."""
+    about = {
+        "command": options.command,
+        "faiss": faiss.__version__,
+        "scann": importlib.metadata.version("scann"),
+    }
+    tables = {
+        name: write_table(output / f"{name}.csv", [{**row, **about} for row in rows], n)
+        for name, rows in tables.items()
+    }
+    targets = reached_targets(tables, options.width)
+    write_csv(output / "targets.csv", [{**row, **about} for row in targets])
+    plot_growth(tables["speed"], output / "growth.png")
+    return targets
+
+
+def print_targets(targets):
+    print(f"\n{'target':58}{'N':>9}{'wanted':>9}{'reached':>9}")
+    for row in targets:
+        wanted = f">={row['at_least']}" if row["at_least"] != "" else f"<={row['at_most']}"
+        numbers = f"{row['n']:9}{wanted:>9}{row['reached']:9.2f}"
+        print(f"{row['target']:58}{numbers}{'' if row['met'] else '  not met'}  {row['note']}")
+
+
+def main(arguments=None):
+    options = parse_arguments(arguments)
+    os.makedirs(options.cache, exist_ok=True)
+    for n in options.n:
+        targets = write(options.output, n, measure(n, options), options)
+    print_targets(targets)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""How cost grows with the database: one log-log plot of the benchmark's rows."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import matplotlib.pyplot as plt
+
+from mrl_keras.files import atomic_file
+
+_MARKERS = "osD^vP*Xh<>"
+_STYLES = ("-", "--", "-.", ":")
+
+
+def plot_growth(rows, path):
+    """Draws time for each query, in batches and alone, against N; one line for each system.
+
+    Args:
+        rows: dicts with `n`, `system`, `within_tolerance`, `us_per_query` and `p50_ms`.
+        path: PNG file to write.
+    """
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained", sharex=True)
+    titles = {
+        "us_per_query": "Batches of 256: microseconds a query",
+        "p50_ms": "One query at a time: median milliseconds",
+    }
+    for panel, (column, title) in zip(panels, titles.items(), strict=True):
+        for place, system in enumerate(systems):
+            points = [row for row in rows if row["system"] == system and row[column] != ""]
+            points = sorted(points, key=lambda row: int(row["n"]))
+            if not points:
+                continue
+            equal = all(str(row["within_tolerance"]) == "True" for row in points)
+            panel.plot(
+                [int(row["n"]) for row in points],
+                [float(row[column]) for row in points],
+                marker=_MARKERS[place % len(_MARKERS)],
+                linestyle=_STYLES[place % len(_STYLES)],
+                markerfacecolor=None if equal else "white",
+                label=system if equal else f"{system} (below equal mAP)",
+            )
+        panel.set(xscale="log", yscale="log", xlabel="rows N", title=title)
+        ticks = sorted({int(row["n"]) for row in rows})
+        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        panel.minorticks_off()
+        panel.grid(True, which="both", alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    plt.close(figure)

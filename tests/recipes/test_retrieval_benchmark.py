@@ -1,0 +1,125 @@
+"""The retrieval benchmark runs at a tiny size, and its data are what they claim; no times."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "recipes" / "benchmarks"
+PEERS = ["HNSW32, 64 dims", "HNSW32, 16 dims", "refine", "truncate", "IndexFlat", "full width"]
+
+
+@pytest.fixture(scope="module")
+def siblings():
+    """Modules of the benchmarks' folder by name, imported as the scripts import them."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield __import__
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def nested_data(siblings):
+    return siblings("nested_data")
+
+
+class TestNestedData:
+    def test_a_small_database_is_the_start_of_a_large_one(self, nested_data, tmp_path):
+        data = nested_data.NestedData(width=16, classes=10)
+        small, small_labels = data.rows(100, tmp_path)
+        large, large_labels = data.rows(9000, tmp_path)
+        np.testing.assert_array_equal(small, large[:100])
+        np.testing.assert_array_equal(small_labels, large_labels[:100])
+        assert isinstance(large, np.memmap)
+        assert large.shape == (9000, 16)
+        assert large.dtype == np.float32
+        assert np.ptp(large[8192:, 0]) > 0
+
+    def test_a_database_on_disk_is_not_written_again(self, nested_data, tmp_path):
+        data = nested_data.NestedData(width=16, classes=10)
+        data.rows(50, tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        data.rows(50, tmp_path)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+        assert len(before) == 2
+
+    def test_rows_queries_and_held_out_queries_differ(self, nested_data, tmp_path):
+        data = nested_data.NestedData(width=16, classes=10)
+        kinds = data.rows(20, tmp_path), data.queries(20), data.queries(20, held_out=True)
+        firsts = [np.asarray(vectors[0]) for vectors, _ in kinds]
+        assert not np.allclose(firsts[0], firsts[1])
+        assert not np.allclose(firsts[1], firsts[2])
+        assert not np.allclose(firsts[0], nested_data.NestedData(16, 10, seed=1).queries(1)[0])
+
+    def test_more_dims_are_better_and_few_labels_are_unreachable(self, nested_data, tmp_path):
+        data = nested_data.NestedData(width=64, classes=200)
+        rows, row_labels = data.rows(4000, tmp_path)
+        queries, labels = data.queries(1000)
+        found = nested_data.exact_map(rows, row_labels, queries, labels, [2, 8, 64])
+        assert found[2] + 5 < found[8] < found[64] < 80
+
+    def test_mean_ap_is_in_points(self, nested_data):
+        positions = np.array([[0, 1], [1, -1]])
+        labels = np.array([3, 4])
+        # 1/2 (1 + 0) and 1/2 (1 + 0).
+        assert nested_data.mean_ap(positions, labels, labels, k=2) == pytest.approx(50)
+
+
+class TestTargets:
+    def test_limits_are_judged_from_their_side(self, siblings):
+        targets = siblings("retrieval_targets")
+        assert targets._row(5, "fast", 14.0, 14)["met"]
+        assert not targets._row(5, "fast", 13.9, 14)["met"]
+        assert targets._row(5, "small", 0.6, 0.65, most=True)["met"]
+        assert not targets._row(5, "small", 0.7, 0.65, most=True)["met"]
+
+    def test_growth_says_when_the_largest_database_is_missing(self, siblings):
+        targets = siblings("retrieval_targets")
+        rows = [
+            {"n": n, "system": targets.EXPORT, "p50_ms": p50}
+            for n, p50 in ((100_000, 2), (300_000, 3))
+        ]
+        (row,) = targets._growth_targets(rows)
+        assert row["reached"] == pytest.approx(1.5)
+        assert row["note"] == "1,000,000 rows not measured"
+        rows.append({"n": 1_000_000, "system": targets.EXPORT, "p50_ms": 6})
+        (row,) = targets._growth_targets(rows)
+        assert (row["reached"], row["met"], row["note"]) == (pytest.approx(3), False, "")
+
+
+@pytest.mark.slow
+def test_a_tiny_run_writes_every_table_and_keeps_other_sizes(tmp_path):
+    pytest.importorskip("faiss")
+    pytest.importorskip("scann")
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "sweep.csv").write_text("n,system\n20000,stale\n7,kept\n")
+    command = [sys.executable, str(BENCHMARKS / "retrieval.py"), "--tiny", f"--output={output}"]
+    command.append(f"--cache={tmp_path / 'cache'}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    tables = {}
+    for name in ("speed", "sweep", "exact", "memory", "targets"):
+        with open(output / f"{name}.csv", newline="") as file:
+            tables[name] = list(csv.DictReader(file))
+        last = tables[name][-1]
+        assert last["tensorflow"].startswith("2.")
+        assert last["scann"]
+        assert last["command"].startswith("python recipes/benchmarks/retrieval.py --tiny")
+    systems = [row["system"] for row in tables["speed"]]
+    assert all(any(peer in system for system in systems) for peer in PEERS)
+    assert sum(system.startswith("export") for system in systems) == 3
+    for row in tables["speed"]:
+        assert float(row["us_per_query"]) > 0
+        assert float(row["p99_ms"]) >= float(row["p50_ms"]) > 0
+    flat = next(row for row in tables["speed"] if "IndexFlat" in row["system"])
+    assert float(flat["mAP@10"]) == pytest.approx(float(flat["exact_mAP@10"]), abs=0.05)
+    swept = {row["system"] for row in tables["sweep"]}
+    assert "kept" in swept
+    assert "stale" not in swept
+    assert float(tables["exact"][0]["same_neighbours"]) > 0.99
+    assert {row["what"] for row in tables["memory"]} == {"export peak", "disk", "loaded", "asked"}
+    assert {row["met"] for row in tables["targets"]} <= {"True", "False"}
+    assert (output / "growth.png").stat().st_size > 10_000
