@@ -290,7 +290,7 @@ def main(arguments=None):
     print(f"\nRetrieval of the {len(index)} training images\n{retrieval_text(rows)}")
 
     path = export(models["MRL"], index, table, options)
-    print(f"\nExported {path}\nA fresh process loads it and answers:")
+    print(f"\nExported {os.path.relpath(path)}\nA fresh process loads it and answers:")
     ask_in_a_fresh_process(path, data)
     seconds = time.perf_counter() - started
     print(f"\nWrote {options.output}: accuracy.csv, accuracy.png, retrieval.csv ({seconds:.0f} s)")
