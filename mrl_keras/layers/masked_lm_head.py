@@ -139,7 +139,7 @@ class MaskedLMHead(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape):
-        if not self.embedding.built:
+        if isinstance(self.embedding, keras.layers.Embedding) and not self.embedding.built:
             self.embedding.build((None, None))
         vocabulary = self._checked_table().shape[0]
         shape = tuple(_checked_shapes(input_shape)[0])
@@ -149,7 +149,7 @@ class MaskedLMHead(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        _checked_shapes([x.shape for x in inputs])
+        _checked_shapes(_shapes(inputs))
         hidden, positions, *labels = inputs
         gathered = gather_positions(hidden, ops.cast(positions, "int32"))
         states = self.normalization(self.transform(ops.cast(gathered, self.compute_dtype)))
@@ -178,7 +178,7 @@ class MaskedLMHead(keras.layers.Layer):
         return (*shapes[1], len(self.nesting_dims), last)
 
     def compute_output_spec(self, inputs):
-        shape = self.compute_output_shape([x.shape for x in inputs])
+        shape = self.compute_output_shape(_shapes(inputs))
         return keras.KerasTensor(shape, dtype="float32")
 
     def _checked_table(self):
@@ -231,9 +231,13 @@ def _check_embedding(embedding):
         )
 
 
+def _shapes(inputs):
+    return [x.shape for x in inputs] if isinstance(inputs, (list, tuple)) else inputs.shape
+
+
 def _checked_shapes(shapes):
     """`shapes` of [hidden, positions] or [hidden, positions, labels], which fit together."""
-    shapes = [tuple(shape) if isinstance(shape, (list, tuple)) else shape for shape in shapes]
+    shapes = [tuple(shape) if hasattr(shape, "__len__") else shape for shape in shapes]
     ranks = [len(shape) if isinstance(shape, tuple) else 0 for shape in shapes]
     fits = ranks in ([3, 2], [3, 2, 2]) and all(
         len({n for n in sizes if n is not None}) <= 1

@@ -65,7 +65,8 @@ def nested_label_scores(hidden, table, bias, labels, dims, block_size):
 
         return result, gradient
 
-    return scores(hidden, table, bias)
+    # Reshaping reads a variable, whose own reads TensorFlow's custom gradients would not allow.
+    return scores(*(ops.reshape(x, ops.shape(x)) for x in (hidden, table, bias)))
 
 
 class _Blocks:

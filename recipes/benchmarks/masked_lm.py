@@ -1,0 +1,149 @@
+"""Step time and memory of the nested masked language model head beside the full width alone.
+
+    python recipes/benchmarks/masked_lm.py --output masked_lm.csv
+
+Times forward and backward of head and loss (gradients of the encoder's output, the tied
+table and the head's weights) for
+
+- full: the full width alone, its logits kept, and SparseCategoricalCrossentropy;
+- full in blocks: the full width alone, scored by MaskedLMHead with the labels;
+- nested: every prefix, scored by MaskedLMHead with the labels;
+- nested, logits kept: every prefix's logits and MatryoshkaLoss;
+
+each as a plain tf.function and compiled with XLA, one after the other in one process, and
+prints the medians as ratios to the full width alone in the same mode. Peak memory is that of
+a few steps in a process of its own, over what the process held before; it includes what
+building or compiling the step takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import psutil
+import tensorflow as tf
+from timing import interleaved_medians, write_csv
+
+from mrl_keras import MaskedLMCrossentropy, MaskedLMHead, MatryoshkaLoss, NestingDims
+
+SYSTEMS = ("full", "full in blocks", "nested", "nested, logits kept")
+MODES = ("XLA", "graph")
+MEMORY_TARGETS = {"nested": 1.3}
+SIZES = ("batch", "positions", "length", "vocabulary", "width", "smallest_dim", "block_size")
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--batch", type=int, default=32, help="sequences in a step")
+    add("--positions", type=int, default=20, help="masked positions of a sequence")
+    add("--length", type=int, default=128, help="tokens of a sequence")
+    add("--vocabulary", type=int, default=30_522, help="entries of the embedding table")
+    add("--width", type=int, default=768, help="embedding width d")
+    add("--smallest_dim", type=int, default=12, help="smallest prefix; the others double it")
+    add("--block_size", type=int, default=2048, help="vocabulary entries scored together")
+    add("--repeats", type=int, default=11, help="timed calls of each system, interleaved")
+    add("--output", default="masked_lm.csv", help="CSV file to write")
+    add("--tiny", action="store_true", help="small sizes, to see that it runs")
+    add("--memory_of", choices=SYSTEMS, help=argparse.SUPPRESS)
+    add("--mode", choices=MODES, default="XLA", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.tiny:
+        options.batch, options.positions, options.length, options.repeats = 2, 3, 8, 2
+        options.vocabulary, options.width, options.block_size = 50, 48, 16
+    return options
+
+
+def make_step(name, mode, options):
+    """A function without arguments: one forward and backward pass."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    scored = name in ("full in blocks", "nested")
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = MatryoshkaLoss(MaskedLMCrossentropy() if scored else crossentropy)
+    dims = NestingDims.halving(options.width, options.smallest_dim)
+    embedding = keras.layers.Embedding(options.vocabulary, options.width)
+    head = MaskedLMHead(
+        embedding,
+        dims if name.startswith("nested") else [options.width],
+        block_size=options.block_size,
+    )
+    hidden = (options.batch, options.length, options.width)
+    picked = (options.batch, options.positions)
+    head.build([hidden, picked])
+    x = tf.Variable(rng.standard_normal(hidden).astype("float32"))
+    positions = tf.constant(rng.integers(0, options.length, picked).astype("int32"))
+    labels = tf.constant(rng.integers(0, options.vocabulary, picked).astype("int32"))
+    sources = [x, *(weight.value for weight in head.trainable_weights)]
+
+    def step():
+        with tf.GradientTape() as tape:
+            inputs = [tf.convert_to_tensor(x), positions]
+            value = loss(labels, head([*inputs, labels] if scored else inputs))
+        return value, tape.gradient(value, sources)
+
+    return tf.function(step, jit_compile=mode == "XLA")
+
+
+def peak_bytes(name, mode, options):
+    """Peak resident bytes of some steps over those before, in a fresh process."""
+    flags = [f"--{key}={getattr(options, key)}" for key in SIZES]
+    command = [sys.executable, os.path.abspath(__file__), *flags]
+    command += [f"--memory_of={name}", f"--mode={mode}"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def print_own_peak(name, mode, options):
+    step = make_step(name, mode, options)
+    tf.function(lambda: tf.zeros([2, 2]) @ tf.zeros([2, 2]), jit_compile=True)()
+    before = psutil.Process().memory_info().rss
+    for _ in range(3):
+        step()
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    print(peak - before)
+
+
+def main(options):
+    if options.memory_of:
+        return print_own_peak(options.memory_of, options.mode, options)
+    rows = []
+    for mode in MODES:
+        memory = {name: peak_bytes(name, mode, options) for name in SYSTEMS}
+        systems = {name: make_step(name, mode, options) for name in SYSTEMS}
+        medians = interleaved_medians(systems, options.repeats)
+        rows += [
+            {
+                "system": name,
+                "mode": mode,
+                "milliseconds": 1e3 * medians[name],
+                "time_ratio": medians[name] / medians["full"],
+                "peak_mib": memory[name] / 2**20,
+                "memory_ratio": memory[name] / memory["full"],
+                "memory_target": MEMORY_TARGETS.get(name, "") if mode == "XLA" else "",
+                **{key: getattr(options, key) for key in SIZES},
+            }
+            for name in SYSTEMS
+        ]
+    for row in rows:
+        print(
+            f"{row['system']:20}{row['mode']:6}{row['milliseconds']:9.2f} ms "
+            f"{row['time_ratio']:6.2f} x full {row['peak_mib']:8.0f} MiB "
+            f"{row['memory_ratio']:6.2f} x full"
+        )
+    write_csv(options.output, rows)
+    return None
+
+
+if __name__ == "__main__":
+    main(parse_arguments())
