@@ -10,22 +10,20 @@ Times forward and backward of head and loss (gradients of input and weights) for
 
 each as a plain tf.function and compiled with XLA, one after the other in one process, and
 prints the medians as ratios to the compiled plain head. Peak memory is that of one compiled
-step in a process of its own, over what the process held before.
+steps in a process of its own, over what the process held before; it includes compilation.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
+from memory import peak_in_own_process, print_peak_over
 from timing import interleaved_medians, write_csv
 
 from mrl_keras import MatryoshkaDense, MatryoshkaLoss, NestingDims
@@ -33,6 +31,7 @@ from mrl_keras import MatryoshkaDense, MatryoshkaLoss, NestingDims
 HEADS = ("plain", "MRL-E", "MRL", "recomputed MRL-E")
 # Sums of m over M = 8 ... 2048 against 2048: what the arithmetic alone allows for MRL.
 TARGETS = {"MRL-E": 1.30, "MRL": 2.05}
+SIZES = ("batch", "width", "smallest_dim", "classes")
 
 
 def parse_arguments(arguments=None):
@@ -47,7 +46,7 @@ def parse_arguments(arguments=None):
     add("--classes", type=int, default=1000, help="units of the head")
     add("--repeats", type=int, default=41, help="timed calls of each system, interleaved")
     add("--output", default="head.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small sizes, to see that it runs")
+    add("--tiny", action="store_true", help="small sizes and one memory, to see that it runs")
     add("--memory_of", choices=HEADS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.tiny:
@@ -99,33 +98,21 @@ def make_step(name, options):
 
 
 def peak_bytes(name, options):
-    """Peak resident bytes of compiled steps over those before, in a fresh process."""
-    flags = [f"--{key}={getattr(options, key)}" for key in ("batch", "width", "smallest_dim")]
-    flags += [f"--classes={options.classes}", f"--memory_of={name}"]
-    command = [sys.executable, os.path.abspath(__file__), *flags]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def print_own_peak(name, options):
-    step = tf.function(make_step(name, options), jit_compile=True)
-    tf.function(lambda: tf.zeros([2, 2]) @ tf.zeros([2, 2]), jit_compile=True)()
-    before = psutil.Process().memory_info().rss
-    for _ in range(3):
-        step()
-    with open("/proc/self/status") as file:
-        peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    print(peak - before)
+    flags = [f"--{key}={getattr(options, key)}" for key in SIZES]
+    return peak_in_own_process(__file__, [*flags, f"--memory_of={name}"])
 
 
 def main(options):
     if options.memory_of:
-        return print_own_peak(options.memory_of, options)
+        step = tf.function(make_step(options.memory_of, options), jit_compile=True)
+        return print_peak_over(step)
     systems = {}
     for name in HEADS:
         systems[name, "XLA"] = tf.function(make_step(name, options), jit_compile=True)
         systems[name, "graph"] = tf.function(make_step(name, options))
     medians = interleaved_medians(systems, options.repeats)
-    memory = {name: peak_bytes(name, options) for name in HEADS}
+    measured = HEADS[:1] if options.tiny else HEADS
+    memory = {(name, "XLA"): peak_bytes(name, options) for name in measured}
     rows = []
     for name, mode in systems:
         seconds = medians[name, mode]
@@ -136,11 +123,8 @@ def main(options):
                 "milliseconds": 1e3 * seconds,
                 "ratio_to_plain": seconds / medians["plain", mode],
                 "target": TARGETS.get(name, "") if mode == "XLA" else "",
-                "peak_mib": memory[name] / 2**20 if mode == "XLA" else "",
-                "batch": options.batch,
-                "width": options.width,
-                "smallest_dim": options.smallest_dim,
-                "classes": options.classes,
+                "peak_mib": memory[name, mode] / 2**20 if (name, mode) in memory else "",
+                **{key: getattr(options, key) for key in SIZES},
             }
         )
     for row in rows:

@@ -20,15 +20,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
+from memory import peak_in_own_process, print_peak_over
 from timing import interleaved_medians, write_csv
 
 from mrl_keras import MaskedLMCrossentropy, MaskedLMHead, MatryoshkaLoss, NestingDims
@@ -54,7 +52,7 @@ def parse_arguments(arguments=None):
     add("--block_size", type=int, default=2048, help="vocabulary entries scored together")
     add("--repeats", type=int, default=11, help="timed calls of each system, interleaved")
     add("--output", default="masked_lm.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small sizes, to see that it runs")
+    add("--tiny", action="store_true", help="small sizes and one memory, to see that it runs")
     add("--memory_of", choices=SYSTEMS, help=argparse.SUPPRESS)
     add("--mode", choices=MODES, default="XLA", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -96,30 +94,17 @@ def make_step(name, mode, options):
 
 
 def peak_bytes(name, mode, options):
-    """Peak resident bytes of some steps over those before, in a fresh process."""
     flags = [f"--{key}={getattr(options, key)}" for key in SIZES]
-    command = [sys.executable, os.path.abspath(__file__), *flags]
-    command += [f"--memory_of={name}", f"--mode={mode}"]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def print_own_peak(name, mode, options):
-    step = make_step(name, mode, options)
-    tf.function(lambda: tf.zeros([2, 2]) @ tf.zeros([2, 2]), jit_compile=True)()
-    before = psutil.Process().memory_info().rss
-    for _ in range(3):
-        step()
-    with open("/proc/self/status") as file:
-        peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    print(peak - before)
+    return peak_in_own_process(__file__, [*flags, f"--memory_of={name}", f"--mode={mode}"])
 
 
 def main(options):
     if options.memory_of:
-        return print_own_peak(options.memory_of, options.mode, options)
+        return print_peak_over(make_step(options.memory_of, options.mode, options))
     rows = []
     for mode in MODES:
-        memory = {name: peak_bytes(name, mode, options) for name in SYSTEMS}
+        measured = SYSTEMS[:1] if options.tiny else SYSTEMS
+        memory = {name: peak_bytes(name, mode, options) for name in measured}
         systems = {name: make_step(name, mode, options) for name in SYSTEMS}
         medians = interleaved_medians(systems, options.repeats)
         rows += [
@@ -128,8 +113,8 @@ def main(options):
                 "mode": mode,
                 "milliseconds": 1e3 * medians[name],
                 "time_ratio": medians[name] / medians["full"],
-                "peak_mib": memory[name] / 2**20,
-                "memory_ratio": memory[name] / memory["full"],
+                "peak_mib": memory[name] / 2**20 if name in memory else "",
+                "memory_ratio": memory[name] / memory["full"] if name in memory else "",
                 "memory_target": MEMORY_TARGETS.get(name, "") if mode == "XLA" else "",
                 **{key: getattr(options, key) for key in SIZES},
             }
@@ -138,8 +123,8 @@ def main(options):
     for row in rows:
         print(
             f"{row['system']:20}{row['mode']:6}{row['milliseconds']:9.2f} ms "
-            f"{row['time_ratio']:6.2f} x full {row['peak_mib']:8.0f} MiB "
-            f"{row['memory_ratio']:6.2f} x full"
+            f"{row['time_ratio']:6.2f} x full {row['peak_mib']:8.6} MiB "
+            f"{row['memory_ratio']:6.4} x full"
         )
     write_csv(options.output, rows)
     return None
