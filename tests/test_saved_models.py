@@ -17,7 +17,9 @@ def test_digits_mrl():
     width, metrics = str(manifest["width"]), manifest["metrics"]
 
     classes = model.signatures["classify"](images=images)["class"].numpy()
-    np.testing.assert_allclose(np.mean(classes == test.labels), metrics["linear"][width], atol=0.003)
+    np.testing.assert_allclose(
+        np.mean(classes == test.labels), metrics["linear"][width], atol=0.003
+    )
     assert f"{100 * metrics['linear'][width]:.2f}" in (DIGITS / "README.md").read_text()
 
     ids = model.signatures["retrieve"](images=images)["ids"].numpy()
