@@ -5,7 +5,8 @@ A peer is built over a database and then answers queries:
 - `search(queries, knob)`: int64 (queries, 10) row numbers of a batch, for one value of its knob;
 - `search_one(query, knob)`: the same for (1, width), the way its library asks one query;
 - `knobs`: the values to sweep; `reused`: whether it came from a file, and was not built now;
-- `ascending`: whether a later knob is always slower.
+- `ascending`: whether a later knob is always slower;
+- `exact`: whether it is exact search, whose mAP is known.
 
 All of them search L2-normalised rows, so that L2 distance and inner product order as cosine does.
 """
@@ -43,7 +44,7 @@ class FaissPeer:
         path: optional file, where the built index is kept for the next run.
     """
 
-    knobs, ascending, reused = (None,), True, False
+    knobs, ascending, exact, reused = (None,), True, False, False
 
     def __init__(self, rows, dim, path=None):
         self.dim = dim
@@ -74,6 +75,7 @@ class FaissFlat(FaissPeer):
     """Brute force."""
 
     name = "FAISS IndexFlat"
+    exact = True
 
 
 class FaissHnsw(FaissPeer):
@@ -118,7 +120,7 @@ class ScannFullWidth:
     """
 
     name = "ScaNN full width (tree-AH, reorder)"
-    leaves_per_root, ascending, reused = 1, False, False
+    leaves_per_root, ascending, exact, reused = 1, False, False, False
 
     def __init__(self, rows, dim):
         del dim

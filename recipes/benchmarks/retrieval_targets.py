@@ -55,14 +55,16 @@ def _speed_targets(n, speed, width):
         (FULL, 1),
         (TRUNCATE, 1),
     ):
+        if name not in speed:
+            continue
         row = speed[name]
         gap = float(row["mAP@10"]) - float(row["exact_mAP@10"])
         yield _row(
             n, f"queries a second / {name}", row["times_the_export"], least,
             f"{judged}, peer {gap:+.2f} against exact",
         )  # fmt: skip
-    row = speed[HNSW.format(width=width)]
-    for column in ("p50_ms", "p99_ms"):
+    row = speed.get(HNSW.format(width=width))
+    for column in ("p50_ms", "p99_ms") if row else ():
         ratio = float(row[f"export_{column}"]) / float(row[column])
         yield _row(n, f"single-query {column[:3]} / HNSW32's", ratio, 1, judged, most=True)
 
