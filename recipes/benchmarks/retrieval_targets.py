@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EXPORT, FUNNEL_EXPORT = "export, tuned plan", "export, the paper's funnel"
+EXPORT, FUNNEL_EXPORT = "export, chosen plan", "export, the paper's funnel"
 HNSW, FULL, TRUNCATE = (
     "FAISS HNSW32, {width} dims",
     "ScaNN full width (tree-AH, reorder)",
