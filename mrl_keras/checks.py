@@ -15,9 +15,9 @@ def as_int(value, what):
         ) from None
 
 
-def positive_int(value, what):
-    """`value` as a Python int of at least 1; `what` names it in the error."""
+def whole_number(value, what, least=1):
+    """`value` as a Python int of at least `least`; `what` names it in the error."""
     number = as_int(value, what)
-    if number < 1:
-        raise ValueError(f"{what} must be at least 1. Received {number}.")
+    if number < least:
+        raise ValueError(f"{what} must be at least {least}. Received {number}.")
     return number

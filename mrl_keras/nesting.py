@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from mrl_keras.checks import as_int, positive_int
+from mrl_keras.checks import as_int, whole_number
 
 
 class NestingDims(Sequence):
@@ -48,7 +48,7 @@ class NestingDims(Sequence):
     def __init__(self, dims: Iterable[int], width: int | None = None):
         checked = dims._dims if isinstance(dims, NestingDims) else _checked_dims(dims)
         if width is not None:
-            _check_width(checked, positive_int(width, "The embedding width `width`"))
+            _check_width(checked, whole_number(width, "The embedding width `width`"))
         object.__setattr__(self, "_dims", checked)
 
     @classmethod
@@ -78,7 +78,7 @@ class NestingDims(Sequence):
         (8, 212, 416)
         """
         width, smallest = _width_and_smallest(width, smallest)
-        count = positive_int(count, "`count`")
+        count = whole_number(count, "`count`")
         room = width - smallest + 1
         if count > room or (count == 1 and smallest != width):
             raise ValueError(
@@ -149,7 +149,7 @@ class NestingDims(Sequence):
                 less room gets as many as fit. The default gives the middles: 12, 24,
                 ..., 1536 between 8, 16, ..., 2048 (Section 4.1, Figure 5).
         """
-        per_gap = positive_int(per_gap, "`per_gap`")
+        per_gap = whole_number(per_gap, "`per_gap`")
         found = []
         for low, high in zip(self._dims, self._dims[1:], strict=False):
             inside = {low + (high - low) * i // (per_gap + 1) for i in range(1, per_gap + 1)}
@@ -206,8 +206,8 @@ def checked_relative_importance(weights, count: int) -> tuple[float, ...]:
 
 
 def _width_and_smallest(width, smallest):
-    width = positive_int(width, "The embedding width `width`")
-    smallest = positive_int(smallest, "`smallest`")
+    width = whole_number(width, "The embedding width `width`")
+    smallest = whole_number(smallest, "`smallest`")
     if smallest > width:
         raise ValueError(
             f"`smallest` must not exceed the embedding width {width}. Received {smallest}."

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 
 SPLITS = ("train", "validation", "test")
 
@@ -96,9 +96,9 @@ def load_images(
             f"`validation_fraction` must lie between 0 and 1. Received {validation_fraction!r}."
         )
     if image_size is not None:
-        image_size = positive_int(image_size, "`image_size`")
+        image_size = whole_number(image_size, "`image_size`")
     if max_examples is not None:
-        max_examples = positive_int(max_examples, "`max_examples`")
+        max_examples = whole_number(max_examples, "`max_examples`")
     if name == "digits":
         train, test, class_names, max_value = _load_digits(seed)
     else:

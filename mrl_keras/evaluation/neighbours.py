@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 from mrl_keras.retrieval import exact_search
 
 
@@ -52,7 +52,7 @@ def knn_accuracy(
     """
     train_labels = check_labels(train_labels, train_embeddings, "train_labels")
     labels = check_labels(labels, embeddings, "labels")
-    if positive_int(k, "`k`") > len(train_labels):
+    if whole_number(k, "`k`") > len(train_labels):
         raise ValueError(
             f"`k` must not exceed the {len(train_labels)} train examples. Received {k}."
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class ServingOptions:
 
     def __post_init__(self):
         sizes = tuple(
-            positive_int(size, "Each of `warmup_batch_sizes`") for size in self.warmup_batch_sizes
+            whole_number(size, "Each of `warmup_batch_sizes`") for size in self.warmup_batch_sizes
         )
-        object.__setattr__(self, "max_k", positive_int(self.max_k, "`max_k`"))
+        object.__setattr__(self, "max_k", whole_number(self.max_k, "`max_k`"))
         object.__setattr__(
-            self, "max_shortlist", positive_int(self.max_shortlist, "`max_shortlist`")
+            self, "max_shortlist", whole_number(self.max_shortlist, "`max_shortlist`")
         )
         object.__setattr__(self, "warmup_batch_sizes", sizes)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import tensorflow as tf
 
 from mrl_keras.export.tables import PrefixTable, id_variable
-
-LOWEST_SCORE = float(np.finfo(np.float32).min)
+from mrl_keras.retrieval.arrays import LOWEST_SCORE
 
 _FEW_QUERIES, _MANY_QUERIES = 16, 128
 _BLOCK_BYTES = 16 << 20

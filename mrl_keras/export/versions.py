@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 from mrl_keras.files import atomic_file
 
 MODEL_FILE = "saved_model.pb"
@@ -30,7 +30,7 @@ def version_to_write(directories: list[str], version: int | None) -> int:
     taken = {number: path for path in directories for number in model_versions(path)}
     if version is None:
         return max(taken, default=0) + 1
-    version = positive_int(version, "`version`")
+    version = whole_number(version, "`version`")
     if version in taken:
         raise ValueError(
             f"Version {version} exists in {taken[version]}, and a version is never overwritten. "

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 from mrl_keras.layers.matryoshka_dense import efficient_prefix_logits
 from mrl_keras.layers.nested_softmax import nested_label_scores
 from mrl_keras.nesting import NestingDims
@@ -125,7 +125,7 @@ class MaskedLMHead(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.layer_norm_epsilon = float(layer_norm_epsilon)
-        self.block_size = positive_int(block_size, "`block_size`")
+        self.block_size = whole_number(block_size, "`block_size`")
         self.transform = keras.layers.Dense(
             self.nesting_dims.width,
             activation=self.activation,

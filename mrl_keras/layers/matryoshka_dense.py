@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register
 
@@ -125,7 +125,7 @@ class MatryoshkaDense(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = positive_int(units, "`units`")
+        self.units = whole_number(units, "`units`")
         self.nesting_dims = NestingDims(nesting_dims)
         self.efficient = bool(efficient)
         self.use_bias = bool(use_bias)
@@ -208,7 +208,7 @@ class MatryoshkaDense(keras.layers.Layer):
         """Which of `kernels` and `biases` serves the prefix `dim`."""
         if not self.efficient:
             return self.nesting_dims.index(dim)
-        if positive_int(dim, "`dim`") > self.width:
+        if whole_number(dim, "`dim`") > self.width:
             raise ValueError(f"`dim` must be an int from 1 to {self.width}. Received {dim}.")
         return 0
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 from mrl_keras.layers.matryoshka_dense import split_blocks
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register
@@ -65,7 +65,7 @@ def normalize_prefix(x, dim):
 
     Source: arXiv 2205.13147, Section 3 (normalised prefixes for retrieval).
     """
-    x, dim = ops.convert_to_tensor(x), positive_int(dim, "`dim`")
+    x, dim = ops.convert_to_tensor(x), whole_number(dim, "`dim`")
     if x.shape[-1] is not None and x.shape[-1] < dim:
         raise ValueError(
             f"`x` must have at least `dim` = {dim} components on its last axis. "

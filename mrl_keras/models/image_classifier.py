@@ -2,7 +2,7 @@
 
 import keras
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 from mrl_keras.layers import MatryoshkaDense
 from mrl_keras.nesting import NestingDims
 
@@ -30,7 +30,7 @@ def small_convnet(image_shape, width, max_value=255, filters=(32, 64, 128)):
     >>> small_convnet((8, 8, 1), width=64).output_shape
     (None, 64)
     """
-    width = positive_int(width, "`width`")
+    width = whole_number(width, "`width`")
     images = keras.Input(image_shape, name="images")
     x = keras.layers.Rescaling(1.0 / max_value)(images)
     for i, channels in enumerate(filters):

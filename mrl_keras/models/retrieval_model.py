@@ -8,7 +8,7 @@ from itertools import chain
 import keras
 import numpy as np
 
-from mrl_keras.checks import positive_int
+from mrl_keras.checks import whole_number
 from mrl_keras.retrieval.bulk import DEFAULT_CHUNK_QUERIES, QuerySource, run_bulk_search
 from mrl_keras.retrieval.fingerprints import digest_of
 from mrl_keras.retrieval.nested_index import NestedIndex, SearchResult
@@ -71,7 +71,7 @@ class RetrievalModel:
         self.encoder = encoder
         self.index = index
         self.plan = plan
-        self.batch_size = positive_int(batch_size, "`batch_size`")
+        self.batch_size = whole_number(batch_size, "`batch_size`")
         shape = getattr(encoder, "output_shape", None)
         if shape is not None:
             self._check_output(shape, None)
@@ -167,7 +167,7 @@ class RetrievalModel:
                 f"The encoder {self.encoder.name!r} must be built, since its weights tell one "
                 "search from another. Call it once, or load its weights, before."
             )
-        chunk_queries = positive_int(chunk_queries, "`chunk_queries`")
+        chunk_queries = whole_number(chunk_queries, "`chunk_queries`")
         source = self._source(inputs, chunk_queries)
         return run_bulk_search(self.index, source, self.plan, directory, chunk_queries, progress)
 

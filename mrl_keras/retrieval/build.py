@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from mrl_keras.checks import whole_number
 from mrl_keras.retrieval import scann_rule
 from mrl_keras.retrieval.arrays import (
     as_float32,
@@ -14,7 +15,6 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
 )
 from mrl_keras.retrieval.blocked import prefix_squared_norms
-from mrl_keras.retrieval.plan import whole_number
 from mrl_keras.retrieval.progress import progress_bar
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
@@ -18,7 +19,6 @@ from mrl_keras.retrieval.arrays import (
     squared_norms,
 )
 from mrl_keras.retrieval.blocked import NestedScan
-from mrl_keras.retrieval.plan import whole_number
 from mrl_keras.retrieval.progress import progress_bar
 
 DEFAULT_MEMORY_BUDGET = 1 << 30

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
-from mrl_keras.retrieval.plan import SearchPlan, whole_number
+from mrl_keras.retrieval.plan import SearchPlan
 
 _STORAGE_BYTES = {"float32": 4, "bfloat16": 2}
 

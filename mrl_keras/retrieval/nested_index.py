@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval import storage as disk
 from mrl_keras.retrieval.arrays import (
@@ -19,7 +20,7 @@ from mrl_keras.retrieval.arrays import (
 from mrl_keras.retrieval.build import build_tables, checked_ids, shortlist_for
 from mrl_keras.retrieval.exact import DEFAULT_MEMORY_BUDGET, search_finite
 from mrl_keras.retrieval.funnel import rerank_blocks
-from mrl_keras.retrieval.plan import SearchPlan, whole_number
+from mrl_keras.retrieval.plan import SearchPlan
 
 if TYPE_CHECKING:
     from mrl_keras.retrieval.scann_index import ScannParameters, ScannShortlist

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mrl_keras.checks import as_int
+from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
-
-
-def whole_number(value, what: str, least: int = 1) -> int:
-    """`value` as a Python int of at least `least`; `what` names it in the error."""
-    number = as_int(value, what)
-    if number < least:
-        raise ValueError(f"{what} must be at least {least}. Received {number}.")
-    return number
 
 
 @dataclass(frozen=True)

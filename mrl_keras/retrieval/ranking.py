@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mrl_keras.checks import whole_number
 from mrl_keras.retrieval.arrays import PAD_POSITION
-from mrl_keras.retrieval.plan import whole_number
 
 EMPTY_LABELS = {"i": -1, "U": ""}
 """The label of an empty slot, by the kind of the labels' dtype; such a slot is never relevant."""

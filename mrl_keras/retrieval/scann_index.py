@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mrl_keras.checks import whole_number
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
     PAD_POSITION,
@@ -24,7 +25,6 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
     squared_norms,
 )
-from mrl_keras.retrieval.plan import whole_number
 from mrl_keras.retrieval.scann_rule import (
     CODES,
     EXACT_BELOW,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from mrl_keras.retrieval.plan import whole_number
+from mrl_keras.checks import whole_number
 
 EXACT_BELOW = 20_000
 """Below this number of rows the rule is brute force: exact, and measured at 0.6 ms for a single

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mrl_keras.retrieval.plan import SearchPlan, whole_number
+from mrl_keras.checks import whole_number
+from mrl_keras.retrieval.plan import SearchPlan
 
 
 @dataclass(frozen=True)

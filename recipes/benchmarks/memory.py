@@ -7,9 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-import psutil
-import tensorflow as tf
-
 
 def peak_in_own_process(script: str, flags: Sequence[str]) -> int:
     """Bytes that `script` prints when run with `flags`, which lead it to `print_peak_over`.
@@ -27,10 +24,17 @@ def print_peak_over(step: Callable[[], object], repeats: int = 3) -> None:
 
     Building or compiling the step is included; XLA itself is loaded before.
     """
+    import tensorflow as tf  # not above: other benchmarks measure processes without it
+
     tf.function(lambda: tf.zeros([2, 2]) @ tf.zeros([2, 2]), jit_compile=True)()
-    before = psutil.Process().memory_info().rss
+    before = status_bytes("VmRSS")
     for _ in range(repeats):
         step()
+    print(status_bytes("VmHWM") - before)
+
+
+def status_bytes(name: str) -> int:
+    """A size of /proc/self/status: "VmRSS" or its peak "VmHWM"."""
     with open("/proc/self/status") as file:
-        peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    print(peak - before)
+        line = next(line for line in file if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])

@@ -15,6 +15,7 @@ import sys
 import time
 
 import numpy as np
+from memory import status_bytes
 
 
 def in_own_process(function, **arguments):
@@ -24,13 +25,6 @@ def in_own_process(function, **arguments):
     if process.returncode != 0:
         raise RuntimeError(f"{function.__name__} failed:\n{process.stderr[-3000:]}")
     return json.loads(process.stdout.splitlines()[-1])
-
-
-def status_bytes(name):
-    """A size of /proc/self/status: "VmRSS" or its peak "VmHWM"."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(f"{name}:"))
-    return 1024 * int(line.split()[1])
 
 
 def tree_bytes(path):
