@@ -54,7 +54,7 @@ _NOISE = 0.18
 _NOISE_SPREAD = 0.2
 _PAIR_DISTANCE = 0.56
 _UNCLEAR = 0.245
-_RELABELLED_QUERIES = 0.13
+_RELABELLED_QUERIES = 0.123
 _STREAMS = {"centres": 0, "rows": 1, "queries": 2, "held_out": 3}
 
 

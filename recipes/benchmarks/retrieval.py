@@ -2,7 +2,7 @@
 
     python recipes/benchmarks/retrieval.py --n 30000 100000 300000 --output results/retrieval
 
-The database is that of nested_data.py. A plan is tuned on held-out queries, exported by a process
+The database is that of nested_data.py. A plan is chosen on held-out queries, exported by a process
 of its own (float32 and bfloat16 blocks), and loaded by `tf.saved_model.load`. Its signature
 `retrieve_embeddings` meets each peer of retrieval_peers.py in turns, in this process; peers are
 built and freed one at a time. Of each peer the fastest value of its knob counts whose mAP@10 is
@@ -135,14 +135,13 @@ class Plans:
     def plans(self, index, k):
         dims, opened = index.nesting_dims, index.shortlist.parameters.num_leaves
         last = [dim for dim in dims if dim >= dims.width // 4 and dim > self._d_s]
-        before = [dim for dim in dims if self._d_s < dim <= 4 * self._d_s and dim < last[0]]
-        for share, d_r in itertools.product((0.0025, 0.005, 0.01), last):
-            leaves = max(1, round(share * opened))
-            for size in (20, 35, 50, 70, 140):
-                yield SearchPlan((self._d_s, d_r), (size,), k, leaves)
-                for dim, kept in itertools.product(before, (12, 15, 20, 30)):
-                    if kept < size:
-                        yield SearchPlan((self._d_s, dim, d_r), (size, kept), k, leaves)
+        before = [dim for dim in dims if self._d_s < dim <= 8 * self._d_s and dim < last[0]]
+        leaves = max(1, round(0.0025 * opened))
+        for d_r, size in itertools.product(last, (50, 70, 100, 140, 200, 280)):
+            yield SearchPlan((self._d_s, d_r), (size,), k, leaves)
+            for dim, kept in itertools.product(before, (15, 20, 30, 40, 60)):
+                if kept < size:
+                    yield SearchPlan((self._d_s, dim, d_r), (size, kept), k, leaves)
 
 
 def tuned_plan(case):
@@ -175,7 +174,7 @@ def tuned_plan(case):
 def measure_exports(case, plan, folder):
     """({name: (path, plan)}, rows of memory.csv).
 
-    The tuned plan is exported with float32 blocks. It may stop short of the full width, and then
+    The chosen plan is exported with float32 blocks. It may stop short of the full width, and then
     so does the export; the paper's funnel, with both storages, is what memory is judged by.
     """
     funnel = SearchPlan.funnel((*(dim for dim in FUNNEL if dim < case.dims.width), case.dims.width))
