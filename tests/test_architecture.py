@@ -25,11 +25,15 @@ ALLOWED = {
     "metrics": BASE | {"registry"},
     "retrieval": BASE,
     "data": BASE,
-    "models": BASE | {"registry", "layers", "losses", "metrics", "retrieval"},
-    "evaluation": BASE | {"retrieval", "metrics"},
-    "export": BASE | {"registry", "layers", "models", "retrieval"},
+    "distribution": BASE | {"registry"},
+    "models": BASE
+    | {"registry", "layers", "losses", "metrics", "retrieval", "data", "distribution"},
+    "cascade": BASE | {"registry"},
+    "baselines": BASE | {"registry", "layers", "losses", "metrics"},
+    "evaluation": BASE | {"retrieval", "metrics", "cascade"},
+    "export": BASE | {"registry", "layers", "models", "retrieval", "cascade"},
 }
-TENSORFLOW = {"data", "export", "retrieval/scann_index.py", "models/garden*.py"}
+TENSORFLOW = {"data", "distribution", "export", "retrieval/scann_index.py", "models/garden*.py"}
 OPTIONAL = {
     "faiss",
     "matplotlib",
@@ -37,6 +41,7 @@ OPTIONAL = {
     "scann",
     "sklearn",
     "tensorflow_datasets",
+    "tensorflow_text",
     "tqdm",
     "tf_keras",
 }
