@@ -34,9 +34,28 @@ def mean_average_precision(relevance: np.ndarray, k: int) -> float:
 
     Source: arXiv 2205.13147, Section 4.3 and Appendix E; its released `compute_metrics`.
     """
+    return float(np.mean(average_precision(relevance, k)))
+
+
+def average_precision(relevance: np.ndarray, k: int) -> np.ndarray:
+    """AP@k of each query, divided by k; their mean is `mean_average_precision`.
+
+    Args:
+        relevance: bool (queries, at least k), best first; empty slots are `False`.
+        k: int.
+
+    Returns:
+        float64 (queries,).
+
+    Raises:
+        ValueError: as for `mean_average_precision`.
+
+    >>> average_precision(np.array([[False, True], [True, True]]), 2).tolist()
+    [0.25, 1.0]
+    """
     hits = _first(relevance, k)
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
-    return float(np.mean(np.sum(precision * hits, axis=1) / hits.shape[1]))
+    return np.sum(precision * hits, axis=1) / hits.shape[1]
 
 
 def precision_at_k(relevance: np.ndarray, k: int) -> float:

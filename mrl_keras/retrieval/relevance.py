@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrl_keras.retrieval.arrays import PAD_POSITION
-from mrl_keras.retrieval.ranking import mean_average_precision
+from mrl_keras.retrieval.ranking import average_precision
 
 _METRIC = re.compile(r"(mAP|recall)@([1-9]\d*)")
 
@@ -29,18 +29,21 @@ class RankingMetric:
         self.name, self.k = match[0], int(match[2])
         self.is_recall = match[1] == "recall"
 
-    def value(self, relevance: np.ndarray, wanted: np.ndarray) -> float:
-        """The metric's mean over queries.
+    def values(self, relevance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """The metric of each query; its mean is the metric.
 
         Args:
             relevance: bool (queries, k), whether each retrieved row is relevant, best first.
             wanted: int (queries,), how many rows are relevant to each query. Recall leaves out
                 queries that want none.
+
+        Returns:
+            float64 (counted queries,).
         """
         if not self.is_recall:
-            return mean_average_precision(relevance, self.k)
+            return average_precision(relevance, self.k)
         some = wanted > 0
-        return float(np.mean(relevance[some].sum(axis=1) / wanted[some]))
+        return relevance[some].sum(axis=1) / wanted[some]
 
 
 class Relevance:

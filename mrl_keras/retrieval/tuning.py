@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +31,15 @@ class TuningPoint:
         value: float, the metric on the held-out queries, in [0, 1].
         mflops: float, `mflops_per_query` by the paper's count.
         seconds: float, measured seconds for each query of a batch, or `None` where not measured.
+        error: float, the standard error of (`value` - full width's), from each query's
+            difference. Defaults to 0.
     """
 
     plan: SearchPlan
     value: float
     mflops: float
     seconds: float | None = None
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class TuningResult:
     Attributes:
         metric: str, such as "mAP@10".
         tolerance: float, how far below full width a plan may be.
+        confidence: float, how sure that had to be.
         full_width: `TuningPoint` of exact search with all dims.
         points: tuple of all points, full width among them, by rising MFLOPs.
         chosen: the `TuningPoint` picked: the cheapest within the tolerance.
@@ -52,6 +57,7 @@ class TuningResult:
 
     metric: str
     tolerance: float
+    confidence: float
     full_width: TuningPoint
     points: tuple[TuningPoint, ...]
     chosen: TuningPoint
@@ -106,6 +112,7 @@ def tune(
     labels: tuple[Sequence, Sequence] | None = None,
     metric: str = "mAP@10",
     tolerance: float = 0.001,
+    confidence: float = 0.95,
     space: TuningSpace | None = None,
     cost: str = "mflops",
     progress: bool = False,
@@ -113,9 +120,13 @@ def tune(
     """Finds the cheapest plan that stays within a tolerance of exact full-width search.
 
     Every plan of the space is scored on the queries, which must be held out from those that the
-    plan will be judged by. All exact shortlists come from one pass over the database, and each
-    shortlist's rows are scored once at every prefix, so hundreds of plans cost little more than
-    the longest shortlist of each D_s.
+    plan will be judged by. Among hundreds of plans some look good by luck, so the loss must stay
+    within the tolerance at the upper end of its confidence interval, taken from each query's own
+    difference to full width; more queries make that interval narrower and the plan cheaper.
+
+    All exact shortlists come from one pass over the database, and each shortlist's rows are
+    scored once at every prefix, so hundreds of plans cost little more than the longest shortlist
+    of each D_s.
 
     Args:
         index: `NestedIndex`.
@@ -128,6 +139,8 @@ def tune(
         metric: "mAP@k" or "recall@k"; its k is the plans' k. Defaults to "mAP@10".
         tolerance: float, how far the metric may fall below full width. Defaults to 0.001, a
             tenth of a point.
+        confidence: float in [0.5, 1), of that one-sided interval; 0.5 takes the measured mean
+            as it is. Defaults to 0.95.
         space: `TuningSpace`, the plans to try; `None` takes its defaults.
         cost: "mflops" picks the fewest MFLOPs by the paper's count, and measures the time of
             the Pareto front; "seconds" measures the time of every plan within the tolerance and
@@ -140,7 +153,7 @@ def tune(
     Raises:
         ValueError: no queries, both or neither of `relevant` and `labels` where one is needed,
             labels or ids that do not fit, an unknown metric or cost, k above the number of rows,
-            a negative tolerance, or dims that are no nesting dims.
+            a negative tolerance, a confidence out of range, or dims that are no nesting dims.
 
     Example:
 
@@ -164,18 +177,21 @@ def tune(
         )
     if not tolerance >= 0:
         raise ValueError(f"`tolerance` must not be negative. Received {tolerance!r}.")
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"`confidence` must be at least 0.5 and below 1. Received {confidence!r}.")
     if cost not in ("mflops", "seconds"):
         raise ValueError(f'`cost` must be "mflops" or "seconds". Received {cost!r}.')
     plans = list((space or TuningSpace()).plans(index, metric.k))
     shortlists = _Shortlists(index, queries, plans, metric.k)
     relevance = _relevance(index, queries, relevant, labels, metric, shortlists.full_width)
+    full_width = metric.values(relevance.at(shortlists.full_width), relevance.wanted)
     with progress_bar(progress, len(plans), "Tuning") as advance:
         points = [
-            _point(index, SearchPlan((index.width,), k=metric.k),
-                   metric.value(relevance.at(shortlists.full_width), relevance.wanted)),
-            *_scored(index, queries, plans, shortlists, relevance, metric, advance),
-        ]  # fmt: skip
-    return _choose(index, queries, points, metric, tolerance, cost)
+            _point(index, SearchPlan((index.width,), k=metric.k), full_width, full_width),
+            *_scored(index, queries, plans, shortlists, relevance, metric, full_width, advance),
+        ]
+    points, chosen = _choose(index, queries, points, tolerance, confidence, cost)
+    return TuningResult(metric.name, tolerance, confidence, points[0], _by_flops(points), chosen)
 
 
 class _Shortlists:
@@ -228,7 +244,7 @@ def _relevance(index, queries, relevant, labels, metric, full_width):
     return Relevance.by_positions(full_width, len(index))
 
 
-def _scored(index, queries, plans, shortlists, relevance, metric, advance):
+def _scored(index, queries, plans, shortlists, relevance, metric, full_width, advance):
     """A `TuningPoint` of every plan, not timed."""
 
     def stage(plan):
@@ -240,8 +256,8 @@ def _scored(index, queries, plans, shortlists, relevance, metric, advance):
         relevant = relevance.at(candidates)
         for plan in group:
             kept = _funnel_places(index, scores, plan)
-            value = metric.value(np.take_along_axis(relevant, kept, 1), relevance.wanted)
-            yield _point(index, plan, value)
+            values = metric.values(np.take_along_axis(relevant, kept, 1), relevance.wanted)
+            yield _point(index, plan, values, full_width)
             advance(1)
 
 
@@ -256,28 +272,37 @@ def _funnel_places(index, scores, plan):
     return order_rows(ranked, left)[1]
 
 
-def _point(index, plan, value):
+def _point(index, plan, values, full_width):
+    """The `TuningPoint` of a plan from each query's metric, its own and full width's."""
     leaves = None if plan.leaves is None else index.shortlist.parameters.num_leaves
-    return TuningPoint(plan, value, mflops_per_query(len(index), plan, leaves))
+    error = float(np.std(values - full_width) / np.sqrt(len(values)))
+    mflops = mflops_per_query(len(index), plan, leaves)
+    return TuningPoint(plan, float(np.mean(values)), mflops, error=error)
 
 
-def _choose(index, queries, points, metric, tolerance, cost):
-    """Measures the time of the points that need one, and picks; the first point is full width."""
+def _choose(index, queries, points, tolerance, confidence, cost):
+    """(points, those that need one with their time; the point picked). The first is full width."""
+    errors = statistics.NormalDist().inv_cdf(confidence)
+    least = points[0].value - tolerance
 
     def within(points):
-        return [point for point in points if point.value >= points[0].value - tolerance]
+        return [point for point in points if point.value - errors * point.error >= least]
 
-    def by_flops(point):
-        return point.mflops, -point.value
-
-    timed = [points[0], *pareto_front(points), min(within(points), key=by_flops)]
+    timed = [points[0], *pareto_front(points), min(within(points), key=_flops)]
     if cost == "seconds":
         timed += within(points)
     seconds = {plan: _seconds(index, queries, plan) for plan in {point.plan for point in timed}}
     points = [replace(point, seconds=seconds.get(point.plan)) for point in points]
-    key = by_flops if cost == "mflops" else lambda point: (point.seconds, -point.value)
-    ordered = tuple(sorted(points, key=lambda point: point.mflops))
-    return TuningResult(metric.name, tolerance, points[0], ordered, min(within(points), key=key))
+    key = _flops if cost == "mflops" else lambda point: (point.seconds, -point.value)
+    return points, min(within(points), key=key)
+
+
+def _flops(point):
+    return point.mflops, -point.value
+
+
+def _by_flops(points):
+    return tuple(sorted(points, key=lambda point: point.mflops))
 
 
 def _seconds(index, queries, plan):

@@ -20,6 +20,7 @@ from tests.retrieval.oracle import clustered
 
 DIMS = [4, 8, 16, 32]
 SMALL = TuningSpace(shortlists=(20, 60))
+Z95 = 1.6448536269514722  # the normal distribution's 95 % point
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,8 @@ def test_every_point_is_what_a_search_gives(data, index, tuned):
 
 def test_the_choice_is_the_cheapest_within_the_tolerance(tuned):
     assert tuned.full_width.plan == SearchPlan((32,))
-    enough = [p for p in tuned.points if p.value >= tuned.full_width.value - 0.01]
+    least = tuned.full_width.value - 0.01
+    enough = [p for p in tuned.points if p.value - Z95 * p.error >= least]
     assert tuned.chosen.mflops == min(point.mflops for point in enough)
     assert tuned.chosen in enough
     assert tuned.best == tuned.chosen.plan
@@ -68,6 +70,35 @@ def test_front_and_choice_are_timed(tuned):
         assert any(f.mflops <= point.mflops and f.value >= point.value for f in tuned.front)
 
 
+def test_errors_are_those_of_paired_differences(data, index, tuned):
+    _, queries, row_labels, query_labels = data
+    wide = _average_precisions(index, data, tuned.full_width.plan)
+    for point in tuned.points[::7]:
+        difference = _average_precisions(index, data, point.plan) - wide
+        expected = difference.std() / np.sqrt(len(queries))
+        assert point.error == pytest.approx(expected, abs=1e-9)
+    assert tuned.full_width.error == 0
+
+
+def test_a_plan_that_is_good_by_luck_is_not_chosen(data, index):
+    _, queries, row_labels, query_labels = data
+    labels = (query_labels, row_labels)
+    by_mean = tune(index, queries, labels=labels, space=SMALL, tolerance=0.01, confidence=0.5)
+    surely = tune(index, queries, labels=labels, space=SMALL, tolerance=0.01, confidence=0.999)
+    enough = [p for p in by_mean.points if p.value >= by_mean.full_width.value - 0.01]
+    assert by_mean.chosen.mflops == min(point.mflops for point in enough)
+    assert surely.chosen.value - 3 * surely.chosen.error >= surely.full_width.value - 0.01
+    assert surely.chosen.mflops > by_mean.chosen.mflops
+
+
+def _average_precisions(index, data, plan):
+    _, queries, row_labels, query_labels = data
+    neighbours = labels_at(index.search(queries, plan).positions, row_labels)
+    hits = neighbours == query_labels[:, None]
+    ranks = np.arange(1, plan.k + 1)
+    return np.array([sum(row[:r].mean() for r in ranks if row[r - 1]) / plan.k for row in hits])
+
+
 def test_by_measured_time(data, index):
     _, queries, row_labels, query_labels = data
     result = tune(
@@ -78,7 +109,8 @@ def test_by_measured_time(data, index):
         tolerance=0.01,
         cost="seconds",
     )
-    enough = [p for p in result.points if p.value >= result.full_width.value - 0.01]
+    least = result.full_width.value - 0.01
+    enough = [p for p in result.points if p.value - Z95 * p.error >= least]
     assert all(point.seconds is not None for point in enough)
     assert result.chosen.seconds == min(point.seconds for point in enough)
 
@@ -144,8 +176,9 @@ def test_plans_of_the_space(index):
     assert len(plans) == len(set(plans))
     assert [plan.dims for plan in plans] == [
         (4,), (8,), (16,),
-        (4, 8), (4, 16), (4, 8, 16), (4, 32), (4, 8, 16, 32),
+        (4, 8), (4, 16), (4, 8, 16), (4, 32), (4, 8, 16, 32), (4, 8, 32), (4, 8, 32),
     ]  # fmt: skip
+    assert [plan.sizes for plan in plans[-2:]] == [(50, 20), (50, 40)]
     only = TuningSpace([4], (50,), [16], funnels=False, single_stage=False)
     assert list(only.plans(index, 10)) == [SearchPlan.adaptive(4, 50, 16)]
 
@@ -215,6 +248,7 @@ def test_plot_without_matplotlib_says_what_to_install(tuned, monkeypatch):
         ({"metric": "mAP@2000"}, "a k of at most 1200, the rows"),
         ({"tolerance": -0.1}, "`tolerance` must not be negative. Received -0.1"),
         ({"tolerance": np.nan}, "`tolerance` must not be negative"),
+        ({"confidence": 1.0}, "`confidence` must be at least 0.5 and below 1. Received 1.0"),
         ({"cost": "money"}, "`cost` must be .* Received 'money'"),
         ({"space": TuningSpace(shortlist_dims=[5])}, "one of the trained prefixes"),
         ({"space": TuningSpace(rerank_dims=[5])}, "one of the trained prefixes"),
