@@ -1,0 +1,20 @@
+"""Adaptive classification: use the smallest prefix whose confidence passes its threshold.
+
+Thresholds are learned from logits of held-out examples, arrays in and a `CascadePolicy` out:
+`learn_thresholds` as in the paper, `optimize_thresholds` for the best accuracy at a number of dims.
+"""
+
+from mrl_keras.cascade.greedy import calibrate_temperatures, learn_thresholds
+from mrl_keras.cascade.joint import FrontPoint, best_within, optimize_thresholds, threshold_front
+from mrl_keras.cascade.policy import CascadeAnswer, CascadePolicy
+
+__all__ = [
+    "CascadeAnswer",
+    "CascadePolicy",
+    "FrontPoint",
+    "best_within",
+    "calibrate_temperatures",
+    "learn_thresholds",
+    "optimize_thresholds",
+    "threshold_front",
+]

@@ -1,0 +1,198 @@
+"""Thresholds optimised together, for accuracy at a given number of dims."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from mrl_keras.cascade.greedy import checked_grid, greedy_thresholds
+from mrl_keras.cascade.outcomes import check_labelled, prefix_confidence
+from mrl_keras.cascade.policy import CascadePolicy, stop_costs, stops
+
+_PRICES, _SWEEPS = 40, 20
+
+
+class FrontPoint(NamedTuple):
+    """A policy with its accuracy (a fraction) and expected dim on the held-out examples."""
+
+    policy: CascadePolicy
+    accuracy: float
+    expected_dim: float
+
+
+def optimize_thresholds(
+    logits, labels, dims, expected_dim=None, cost="last", grid=None, temperatures=None
+) -> CascadePolicy:
+    """The most accurate cascade found whose expected dim stays within a budget.
+
+    The greedy thresholds look at two prefixes at a time and at accuracy alone. Here all
+    thresholds are moved together: for a price per dim, each threshold in turn is set to the
+    exact best one given the others (coordinate ascent), until none moves; a path of prices gives
+    the front between accuracy and dims. The greedy thresholds are among the starts, so that on
+    the held-out examples the result is at least as accurate as theirs at no more dims.
+
+    Args:
+        logits: (examples, prefixes, classes) or (views, examples, prefixes, classes).
+        labels: ints (examples,).
+        dims: `NestingDims` or ints, the prefixes on the prefix axis.
+        expected_dim: the most dims that an example may cost on average, a number from the
+            smallest dim up. Default None, what the greedy thresholds cost.
+        cost: "last", the dim that answered, or "cumulative", the sum of all dims asked. Default
+            "last".
+        grid: floats from 0 to 1, the thresholds to try at each step. Default None, the authors'
+            100 values and 0.
+        temperatures: one float above 0 for each prefix. Default None, ones.
+
+    Returns:
+        `CascadePolicy`.
+
+    Raises:
+        ValueError: as `learn_thresholds`, an unknown cost, or an expected dim below the smallest.
+
+    Example:
+
+    >>> logits = np.log([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.2, 0.8]]])
+    >>> optimize_thresholds(logits, [0, 1], dims=[8, 16], expected_dim=12).decide(logits).classes
+    array([0, 1])
+    """
+    front = threshold_front(logits, labels, dims, cost, grid, temperatures)
+    dims = front[0].policy.dims
+    if expected_dim is None:
+        greedy = _greedy_point(logits, labels, dims, cost, temperatures)
+        return best_within(front, greedy.expected_dim).policy
+    return best_within(front, expected_dim).policy
+
+
+def threshold_front(
+    logits, labels, dims, cost="last", grid=None, temperatures=None
+) -> list[FrontPoint]:
+    """Cascades from the cheapest to the most accurate, none beaten in both by another one found.
+
+    Args:
+        logits, labels, dims, cost, grid, temperatures: as for `optimize_thresholds`.
+
+    Returns:
+        `FrontPoint`s, dims and accuracy ascending.
+
+    Raises:
+        ValueError: as `optimize_thresholds`.
+
+    Example:
+
+    >>> logits = np.log([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.2, 0.8]]])
+    >>> front = threshold_front(logits, [0, 1], dims=[8, 16])
+    >>> [(point.accuracy, point.expected_dim) for point in front]
+    [(0.5, 8.0), (1.0, 12.0)]
+    """
+    views, labels, dims = check_labelled(logits, labels, dims)
+    confidence, predictions = prefix_confidence(views, len(dims), temperatures)
+    right = predictions == labels[:, None]
+    found = front_of(confidence, right, dims, cost, grid)
+    temperatures = () if temperatures is None else temperatures
+    return [
+        FrontPoint(CascadePolicy(dims, thresholds, temperatures), accuracy, dim)
+        for thresholds, accuracy, dim in found
+    ]
+
+
+def best_within(front, expected_dim):
+    """The most accurate point of a front whose expected dim is at most `expected_dim`."""
+    try:
+        budget = float(expected_dim)
+    except (TypeError, ValueError):
+        budget = math.nan
+    cheapest = front[0][-1]
+    if not budget >= cheapest - 1e-9:
+        raise ValueError(
+            f"`expected_dim` must be a number of at least {cheapest:g}, the cheapest cascade. "
+            f"Received {expected_dim!r}."
+        )
+    return [point for point in front if point[-1] <= budget + 1e-9][-1]
+
+
+def front_of(confidence, right, dims, cost, grid=None):
+    """The front over arrays: a list of (thresholds, accuracy, expected dim), dims ascending.
+
+    Args:
+        confidence, right: (examples, prefixes).
+        dims: ints.
+        cost: "last" or "cumulative".
+        grid: as for `optimize_thresholds`.
+    """
+    costs, paper = stop_costs(dims, cost), checked_grid(None)
+    grid = np.union1d([0.0], checked_grid(grid))
+    greedy, steps = greedy_thresholds(confidence, right, paper), len(dims) - 1
+    # Early stopping at each prefix: a threshold of 0 lets nothing pass.
+    starts = [tuple(greedy[:j] + [0.0] * (steps - j)) for j in range(steps + 1)]
+    starts += [(0.0,) * j + tuple(greedy[j:]) for j in range(1, steps)]
+    seen = {start: _measure(confidence, right, costs, start) for start in starts}
+    above = np.searchsorted(grid, confidence[:, :-1], side="left")
+    warm = [grid[0]] * steps, [1.0] * steps, list(greedy)
+    for thresholds in warm:
+        for price in _prices(costs, len(right)):
+            thresholds = _ascend(above, confidence, right, price * costs, thresholds, grid)
+            if thresholds not in seen:
+                seen[thresholds] = _measure(confidence, right, costs, thresholds)
+    return _front(seen)
+
+
+def _ascend(above, confidence, right, prices, thresholds, grid):
+    """Coordinate ascent of mean(right - price of the prefix that answered), to a fixed point."""
+    value = right - prices
+    thresholds = list(thresholds)
+    for _ in range(_SWEEPS):
+        before = tuple(thresholds)
+        later = value[:, -1]  # what an example earns that goes beyond prefix j
+        for j in reversed(range(len(thresholds))):
+            earlier = confidence[:, :j] > np.asarray(thresholds[:j])
+            reached = ~earlier.any(axis=1)
+            thresholds[j] = _best_threshold(
+                above[reached, j], value[reached, j] - later[reached], grid, thresholds[j]
+            )
+            later = np.where(confidence[:, j] > thresholds[j], value[:, j], later)
+        if tuple(thresholds) == before:
+            break
+    return tuple(thresholds)
+
+
+def _best_threshold(above, gain, grid, current):
+    """The smallest threshold of the grid with the largest gain of those confident above it."""
+    if not len(above):
+        return current
+    by_count = np.bincount(above, weights=gain, minlength=len(grid) + 1)
+    total = by_count[::-1].cumsum()[::-1][1:]
+    return float(grid[np.flatnonzero(total >= total.max() - 1e-9)[0]])
+
+
+def _prices(costs, examples):
+    """Prices per dim: from one example's worth over the whole range to one step's, in log steps."""
+    if len(costs) == 1:
+        return []
+    highest = 2.0 / np.diff(costs).min()
+    lowest = 0.1 / (examples * (costs[-1] - costs[0]))
+    return [*np.geomspace(highest, lowest, _PRICES), 0.0]
+
+
+def _measure(confidence, right, costs, thresholds):
+    """(accuracy, expected dim) of one cascade."""
+    place = stops(confidence, thresholds)
+    return float(right[np.arange(len(place)), place].mean()), float(costs[place].mean())
+
+
+def _front(seen):
+    """(thresholds, accuracy, dim) of those that no cheaper or equal one matches in accuracy."""
+    front = []
+    for thresholds, (accuracy, dim) in sorted(seen.items(), key=lambda s: (s[1][1], -s[1][0])):
+        if not front or accuracy > front[-1][1]:
+            front.append((thresholds, accuracy, dim))
+    return front
+
+
+def _greedy_point(logits, labels, dims, cost, temperatures):
+    views, labels, dims = check_labelled(logits, labels, dims)
+    confidence, predictions = prefix_confidence(views, len(dims), temperatures)
+    right = predictions == labels[:, None]
+    thresholds = tuple(greedy_thresholds(confidence, right, checked_grid(None)))
+    return FrontPoint(None, *_measure(confidence, right, stop_costs(dims, cost), thresholds))
