@@ -4,6 +4,7 @@ Thresholds are learned from logits of held-out examples, arrays in and a `Cascad
 `learn_thresholds` as in the paper, `optimize_thresholds` for the best accuracy at a number of dims.
 """
 
+from mrl_keras.cascade.curve import CurveRow, cascade_curve, flipped_views, write_curve
 from mrl_keras.cascade.greedy import calibrate_temperatures, learn_thresholds
 from mrl_keras.cascade.joint import FrontPoint, best_within, optimize_thresholds, threshold_front
 from mrl_keras.cascade.policy import CascadeAnswer, CascadePolicy
@@ -11,10 +12,14 @@ from mrl_keras.cascade.policy import CascadeAnswer, CascadePolicy
 __all__ = [
     "CascadeAnswer",
     "CascadePolicy",
+    "CurveRow",
     "FrontPoint",
     "best_within",
     "calibrate_temperatures",
+    "cascade_curve",
+    "flipped_views",
     "learn_thresholds",
     "optimize_thresholds",
     "threshold_front",
+    "write_curve",
 ]

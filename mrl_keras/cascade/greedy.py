@@ -126,23 +126,24 @@ def calibrate_temperatures(logits, labels, dims) -> tuple[float, ...]:
     )
 
 
-def _temperature(logits, labels, steps=60, tolerance=1e-9):
+def _temperature(logits, labels, steps=60, tolerance=1e-6):
     logits = np.asarray(logits, "float64")
     logits = logits - logits.max(axis=-1, keepdims=True)
     chosen = logits[np.arange(len(labels)), labels].mean()
     low, high = 1.0 / TEMPERATURE_RANGE[1], 1.0 / TEMPERATURE_RANGE[0]
-    inverse = 1.0
-    for step in range(steps):
+    inverse, moved = 1.0, high
+    for _ in range(steps):
         probability = softmax(inverse * logits)
         mean = (probability * logits).sum(axis=-1)
         slope = mean.mean() - chosen
         curvature = ((probability * logits**2).sum(axis=-1) - mean**2).mean()
         low, high = (low, inverse) if slope > 0.0 else (inverse, high)
         following = inverse - slope / curvature if curvature > 0.0 else -1.0
-        # Newton's steps alone creep where the likelihood is flat: every third one halves the rest.
-        if step % 3 == 2 or not low < following < high:
+        # Newton's steps creep where the likelihood is flat; unless they shrink, halve the bracket.
+        if not low < following < high or abs(following - inverse) > moved / 2:
             following = (low + high) / 2
-        if abs(following - inverse) <= tolerance * inverse:
-            break
+        moved = abs(following - inverse)
         inverse = following
+        if moved <= tolerance * inverse:
+            break
     return float(1.0 / inverse)
