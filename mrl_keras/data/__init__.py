@@ -1,5 +1,24 @@
-"""Data sets as arrays."""
+"""Data sets as arrays and as pipelines."""
 
-from mrl_keras.data.images import ImageDataset, LabelledImages, load_images
+from mrl_keras.data.image_pipeline import (
+    array_batches,
+    clear_image_errors,
+    evaluation_batches,
+    streamed_batches,
+)
+from mrl_keras.data.image_sets import class_names, corrupt_images, image_set
+from mrl_keras.data.images import ImageDataset, LabelledImages, load_images, read_split
 
-__all__ = ["ImageDataset", "LabelledImages", "load_images"]
+__all__ = [
+    "ImageDataset",
+    "LabelledImages",
+    "array_batches",
+    "class_names",
+    "clear_image_errors",
+    "corrupt_images",
+    "evaluation_batches",
+    "image_set",
+    "load_images",
+    "read_split",
+    "streamed_batches",
+]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import numpy as np
 
 from mrl_keras.checks import whole_number
+from mrl_keras.data.image_sets import checked_split, class_names, corrupt_images, image_set
 
 SPLITS = ("train", "validation", "test")
 
@@ -100,12 +100,12 @@ def load_images(
     if max_examples is not None:
         max_examples = whole_number(max_examples, "`max_examples`")
     if name == "digits":
-        train, test, class_names, max_value = _load_digits(seed)
+        train, test, names, max_value = _load_digits(seed)
     else:
-        train, test, class_names = _load_tfds(name, data_dir, image_size, max_examples)
+        train, test, names = _load_tfds(name, data_dir, image_size, max_examples)
         max_value = 255
     train, validation = _stratified_split(train, validation_fraction, seed)
-    return ImageDataset(name, train, validation, test, class_names, max_value)
+    return ImageDataset(name, train, validation, test, names, max_value)
 
 
 def _load_digits(seed):
@@ -137,26 +137,7 @@ def _stratified_split(data, fraction, seed):
 
 
 def _load_tfds(name, data_dir, image_size, max_examples):
-    tfds = _tfds()
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"No image classification set is named {name!r}. Use 'digits' or the name of a TFDS "
-            "set such as 'cifar10' or 'mnist'."
-        ) from error
-    features = dict(builder.info.features.items())
-    label = features.get("label")
-    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
-        raise ValueError(
-            f"The TFDS set {name!r} is no image classification set: it needs the features 'image' "
-            f"and 'label' (a ClassLabel). It has {sorted(features)}."
-        )
-    if None in features["image"].shape[:2] and image_size is None:
-        raise ValueError(
-            f"The images of {name!r} differ in size {features['image'].shape}. Give `image_size`."
-        )
-    builder.download_and_prepare()
+    builder = image_set(name, data_dir, image_shape_needed=image_size is None)
     available = builder.info.splits
     test_split = next((split for split in ("test", "validation") if split in available), None)
     if "train" not in available or test_split is None:
@@ -165,12 +146,27 @@ def _load_tfds(name, data_dir, image_size, max_examples):
             f"It has {sorted(available)}."
         )
     train, test = (
-        _read_split(builder, split, image_size, max_examples) for split in ("train", test_split)
+        read_split(builder, split, image_size, max_examples) for split in ("train", test_split)
     )
-    return train, test, tuple(label.names)
+    return train, test, class_names(builder)
 
 
-def _read_split(builder, split, image_size, max_examples):
+def read_split(builder, split, image_size=None, max_examples=None):
+    """One split of a TFDS image set, decoded into memory.
+
+    Args:
+        builder: the prepared set, see `image_sets.image_set`.
+        split: str.
+        image_size: height and width in pixels to resize to. Default None, kept.
+        max_examples: at most so many examples. Default None, all.
+
+    Returns:
+        `LabelledImages`.
+
+    Raises:
+        ValueError: no such split, an empty one, an image that can't be decoded, or a label out of
+            range.
+    """
     import tensorflow as tf
 
     def prepare(example):
@@ -180,11 +176,31 @@ def _read_split(builder, split, image_size, max_examples):
             image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
         return image, example["label"]
 
-    wanted = split if max_examples is None else f"{split}[:{max_examples}]"
+    wanted = checked_split(builder, split)
+    wanted = wanted if max_examples is None else f"{split}[:{max_examples}]"
     dataset = builder.as_dataset(split=wanted, shuffle_files=False)
     dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1024)
-    images, labels = zip(*dataset.prefetch(2).as_numpy_iterator(), strict=True)
-    return LabelledImages(np.concatenate(images), np.concatenate(labels).astype("int64"))
+    try:
+        images, labels = zip(*dataset.prefetch(2).as_numpy_iterator(), strict=True)
+    except tf.errors.InvalidArgumentError as error:
+        name, reason = next(corrupt_images(builder, wanted), ("an image", error.message))
+        raise ValueError(
+            f"Corrupt image in the split {split!r} of {builder.info.name!r}: {name} ({reason}). "
+            f"Prepare the set in {builder.data_dir} again."
+        ) from error
+    labels = np.concatenate(labels).astype("int64")
+    check_label_range(labels, len(class_names(builder)), f"the split {split!r}")
+    return LabelledImages(np.concatenate(images), labels)
+
+
+def check_label_range(labels, classes, where):
+    """Refuse labels outside 0 ... classes - 1; `where` names their place in the error."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise ValueError(
+            f"Labels must lie between 0 and {classes - 1}, for {classes} classes. Example "
+            f"{wrong[0]} of {where} has {labels[wrong[0]]}; {len(wrong)} are out of range."
+        )
 
 
 def _sklearn(module):
@@ -193,18 +209,4 @@ def _sklearn(module):
 
         return importlib.import_module(f"sklearn.{module}")
     except ImportError as error:
-        raise _missing("scikit-learn") from error
-
-
-def _tfds():
-    # TFDS prints absl warnings on import unless the cloud probe is told to be quiet.
-    os.environ.setdefault("NO_GCE_CHECK", "true")
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise _missing("tensorflow-datasets") from error
-    return tfds
-
-
-def _missing(package):
-    return ImportError(f'This needs {package}: pip install "mrl_keras[data]"')
+        raise ImportError('This needs scikit-learn: pip install "mrl_keras[data]"') from error

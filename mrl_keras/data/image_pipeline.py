@@ -1,0 +1,355 @@
+"""tf.data pipelines of labelled images: seeded, sharded over workers, resumable at a step.
+
+Two readers with the same promises. `array_batches` holds small sets in memory and jumps to any
+step at once. `streamed_batches` reads TFDS's files record by record; to begin in the middle it
+passes over the undecoded records of the current epoch only. Both give the same batches for the
+same seed, and what a restarted run reads is what the uninterrupted one would have read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from mrl_keras.checks import as_int, whole_number
+from mrl_keras.data.augmentation import (
+    centre_crop,
+    decode_image,
+    pad_crop_flip,
+    random_bits,
+    random_resized_crop,
+    shuffled,
+)
+from mrl_keras.data.image_sets import checked_split, class_names
+
+DTYPES = ("uint8", "float32", "bfloat16")
+AUGMENTATIONS = ("pad_crop_flip", None)
+
+
+def array_batches(
+    images,
+    batch_size,
+    seed=0,
+    augment="pad_crop_flip",
+    shard=(0, 1),
+    start_step=0,
+    dtype="uint8",
+):
+    """Endless training batches from images in memory.
+
+    Every epoch goes through all examples in an order of its own. Batches run on over the end
+    of an epoch, so that all have `batch_size` rows and no example is left out. The batches of
+    step s on all workers together are what one worker with the whole batch would read.
+
+    Args:
+        images: `LabelledImages`, or any object with arrays `images` (examples, height, width,
+            channels) and `labels` (examples,).
+        batch_size: int, rows of this worker's batches.
+        seed: int, of order and augmentation. Default 0.
+        augment: "pad_crop_flip" (CIFAR-10's) or None. Default "pad_crop_flip".
+        shard: (index, count) of this worker. Default (0, 1).
+        start_step: int, the step of the first batch. Default 0.
+        dtype: of the images: "uint8", "float32" or "bfloat16", which holds 0 to 255 exactly.
+            Default "uint8".
+
+    Returns:
+        `tf.data.Dataset` of (images (batch, height, width, channels), labels int64 (batch,)).
+
+    Raises:
+        ValueError: no examples, or an argument out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from mrl_keras.data import LabelledImages, array_batches
+    >>> data = LabelledImages(np.zeros((10, 8, 8, 3), "uint8"), np.arange(10))
+    >>> images, labels = next(iter(array_batches(data, batch_size=4)))
+    >>> images.shape, labels.shape
+    (TensorShape([4, 8, 8, 3]), TensorShape([4]))
+    """
+    count = len(images.labels)
+    if count == 0:
+        raise ValueError("There are no examples to train on: the split is empty.")
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"`augment` must be one of {AUGMENTATIONS}. Received {augment!r}.")
+    batch_size, start_step = _checked_position(batch_size, start_step)
+    (index, workers), dtype = _checked_shard(shard), _checked_dtype(dtype)
+    pixels = tf.constant(images.images)
+    labels = tf.constant(np.asarray(images.labels, "int64"))
+    seed = tf.fill([batch_size], tf.constant(as_int(seed, "`seed`"), tf.int64))
+
+    def read(step):
+        first = (step * workers + index) * batch_size
+        positions = first + tf.range(batch_size, dtype=tf.int64)
+        epoch = positions // count
+        rows = shuffled(positions % count, tf.stack([seed, epoch], 1), count)
+        batch = tf.gather(pixels, rows)
+        if augment:
+            batch = pad_crop_flip(batch, tf.stack([seed, epoch, rows], 1))
+        return tf.cast(batch, dtype), tf.gather(labels, rows)
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo("int64").max)
+    # Two calls keep their order and leave the other threads to the training step.
+    return _ready(steps.map(read, num_parallel_calls=2, deterministic=True))
+
+
+def streamed_batches(
+    builder,
+    split,
+    batch_size,
+    resolution,
+    seed=0,
+    shard=(0, 1),
+    start_step=0,
+    dtype="uint8",
+    shuffle_buffer=8192,
+    files_at_once=16,
+):
+    """Endless training batches from TFDS's files: random resized crop and flip.
+
+    Every epoch reads this worker's files in an order of its own, `files_at_once` in turns,
+    through a shuffle buffer. A worker reads every n-th file, or every n-th record where there
+    are fewer files than workers.
+
+    Args:
+        builder: the prepared set, see `image_sets.image_set`.
+        split: str.
+        batch_size: int, rows of this worker's batches.
+        resolution: int, pixels; or a list of (first step, pixels), as `resolution_stages` gives
+            it. The shapes are static where one resolution is left from `start_step` on.
+        seed: int, of order and augmentation. Default 0.
+        shard: (index, count) of this worker. Default (0, 1).
+        start_step: int, the step of the first batch. Default 0.
+        dtype: of the images: "uint8" (rounded), "float32" or "bfloat16". Default "uint8".
+        shuffle_buffer: int, undecoded records to draw from. Default 8192.
+        files_at_once: int. Default 16.
+
+    Returns:
+        `tf.data.Dataset` of (images (batch, pixels, pixels, 3), labels int64 (batch,)).
+
+    Raises:
+        ValueError: no such split, an empty one, files of another format, or an argument out of
+            range. While reading, `clear_image_errors` makes such of corrupt images and labels.
+    """
+    batch_size, start_step = _checked_position(batch_size, start_step)
+    shard, dtype = _checked_shard(shard), _checked_dtype(dtype)
+    seed, classes = as_int(seed, "`seed`"), len(class_names(builder))
+    stages = _remaining(resolution, start_step)
+    files, lengths = _tfrecords(builder, checked_split(builder, split))
+    by_file = len(files) >= shard[1]
+    if by_file:
+        files, lengths = files[shard[0] :: shard[1]], lengths[shard[0] :: shard[1]]
+        length = sum(lengths)
+    else:
+        length = len(range(shard[0], sum(lengths), shard[1]))
+    if length == 0:
+        raise ValueError(f"The split {split!r} holds no example for worker {shard[0]}.")
+    first_epoch, behind = divmod(start_step * batch_size, length)
+
+    def epoch_records(epoch):
+        order = shuffled(
+            tf.range(len(files), dtype=tf.int64),
+            tf.repeat([[tf.constant(seed, tf.int64), epoch]], len(files), axis=0),
+            len(files),
+        )
+        names = tf.data.Dataset.from_tensor_slices(tf.gather(tf.constant(files), order))
+        records = names.interleave(_file_records, files_at_once, deterministic=True)
+        if not by_file:
+            records = records.shard(shard[1], shard[0])
+        words = tf.constant([[seed]], tf.int64), tf.reshape(epoch, (1, 1))
+        draw = tf.cast(random_bits(tf.concat(words, 1), 0)[0] // 2, tf.int64)
+        records = records.shuffle(shuffle_buffer, seed=draw).enumerate()
+        return records.map(lambda place, record: (epoch, place, record))
+
+    def crop(number, example):
+        epoch, place, (name, row, record) = example
+        encoded, label = _parsed(builder, record, name, row, classes)
+        size = _resolution_at(stages, start_step + number // batch_size)
+        words = [seed, epoch, place, shard[0]]
+        bits = random_bits(tf.stack([tf.cast(word, tf.int64) for word in words])[None], 0)
+        image_seed = tf.bitcast(bits[0], tf.int32)
+        return _pixels(random_resized_crop(encoded, image_seed, size), dtype), label
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
+    # Only the first epoch has records that an earlier run has used; they stay undecoded.
+    begun = epoch_records(tf.constant(first_epoch, tf.int64)).skip(behind)
+    records = begun.concatenate(epochs.skip(1).flat_map(epoch_records)).enumerate()
+    examples = records.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _ready(examples.batch(batch_size, drop_remainder=True))
+
+
+def evaluation_batches(
+    source,
+    batch_size,
+    split=None,
+    resolution=None,
+    crop=0.875,
+    dtype="uint8",
+    drop_remainder=False,
+):
+    """All examples once, in their order, without augmentation.
+
+    Args:
+        source: `LabelledImages`, or the builder of a prepared TFDS set.
+        batch_size: int.
+        split: str, of a TFDS set.
+        resolution: int, pixels of the central square's side after resizing; needed for a TFDS
+            set. Default None, as they are.
+        crop: side of the central square over the image's shorter side. Default 0.875, which is
+            224 / 256.
+        dtype: "uint8", "float32" or "bfloat16". Default "uint8".
+        drop_remainder: bool, leave out the last examples where they fill no batch, for static
+            shapes. Default False.
+
+    Returns:
+        `tf.data.Dataset` of (images, labels int64).
+
+    Raises:
+        ValueError: no such split, an empty one, or an argument out of range.
+    """
+    batch_size, dtype = whole_number(batch_size, "`batch_size`"), _checked_dtype(dtype)
+    if hasattr(source, "labels"):
+        if len(source.labels) == 0:
+            raise ValueError("There are no examples to evaluate: the split is empty.")
+        arrays = source.images, np.asarray(source.labels, "int64")
+        dataset = tf.data.Dataset.from_tensor_slices(arrays)
+        if resolution is None:
+            dataset = dataset.batch(batch_size, drop_remainder)
+            return _ready(dataset.map(lambda image, label: (tf.cast(image, dtype), label)))
+    else:
+        size, classes = whole_number(resolution, "`resolution`"), len(class_names(source))
+        files, _ = _tfrecords(source, checked_split(source, split))
+        records = tf.data.Dataset.from_tensor_slices(files).flat_map(_file_records)
+
+        def read(name, row, record):
+            encoded, label = _parsed(source, record, name, row, classes)
+            return decode_image(encoded), label
+
+        dataset = records.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    size = whole_number(resolution, "`resolution`")
+    dataset = dataset.map(
+        lambda image, label: (_pixels(centre_crop(image, size, crop), dtype), label),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return _ready(dataset.batch(batch_size, drop_remainder))
+
+
+@contextlib.contextmanager
+def clear_image_errors(what="the data set"):
+    """Turns the errors of reading images into a ValueError of one line.
+
+    Args:
+        what: the data set's name for the text.
+
+    Raises:
+        ValueError: in place of TensorFlow's error where an image is corrupt, a label is out of
+            range or a file is damaged.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        text = error.message
+        for sign in ("Corrupt image", "Label out of range"):
+            if sign in text:
+                line = text[text.index(sign) :].splitlines()[0].replace("] [", " ")
+                raise ValueError(line.rstrip("]")) from error
+        if isinstance(error, tf.errors.DataLossError):
+            raise ValueError(f"A file of {what} is damaged: {text.splitlines()[0]}") from error
+        if "Decode" in text or "Jpeg" in text or "JPEG" in text or "PNG" in text:
+            raise ValueError(
+                f"Corrupt image in {what}: {text.splitlines()[0][:300]}. "
+                "`mrl_keras.data.corrupt_images(builder, split)` finds it."
+            ) from error
+        raise
+
+
+def _checked_position(batch_size, start_step):
+    return whole_number(batch_size, "`batch_size`"), whole_number(start_step, "`start_step`", 0)
+
+
+def _checked_shard(shard):
+    index, count = shard
+    count = whole_number(count, "The count of `shard`")
+    index = whole_number(index, "The index of `shard`", least=0)
+    if index >= count:
+        raise ValueError(f"The index of `shard` must be below the count {count}. Received {index}.")
+    return index, count
+
+
+def _checked_dtype(dtype):
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {DTYPES}. Received {dtype!r}.")
+    return dtype
+
+
+def _ready(dataset):
+    options = tf.data.Options()
+    options.deterministic = True
+    # The shards are cut here, and by file where the files allow; a strategy must not cut again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _pixels(image, dtype):
+    return tf.cast(tf.round(image) if dtype == "uint8" else image, dtype)
+
+
+def _remaining(resolution, start_step):
+    """The stages from `start_step` on, as (first step, pixels)."""
+    if isinstance(resolution, int):
+        resolution = [(0, resolution)]
+    stages = [(int(first), whole_number(size, "`resolution`")) for first, size in resolution]
+    passed = [stage for stage in stages if stage[0] <= start_step]
+    return passed[-1:] + stages[len(passed) :]
+
+
+def _resolution_at(stages, step):
+    """The pixels at a step: an int where there is one stage left, else a scalar tensor."""
+    if len(stages) == 1:
+        return stages[0][1]
+    firsts, sizes = (tf.constant(values) for values in zip(*stages, strict=True))
+    passed = tf.reduce_sum(tf.cast(tf.cast(firsts, tf.int64) <= step, tf.int32))
+    return tf.gather(sizes, passed - 1)
+
+
+def _tfrecords(builder, split):
+    """(paths, numbers of records) of a split's files."""
+    info = builder.info.splits[split]
+    kind = builder.info.file_format.value
+    if kind != "tfrecord":
+        raise ValueError(
+            f"{builder.info.name!r} is prepared as {kind}; these pipelines read tfrecord. Prepare "
+            "it with `tfds build --file_format=tfrecord`."
+        )
+    return [str(path) for path in info.filepaths], list(info.shard_lengths)
+
+
+def _file_records(name):
+    """(file, place in the file, record)."""
+    records = tf.data.TFRecordDataset(name).enumerate()
+    return records.map(lambda row, record: (name, row, record))
+
+
+def _parsed(builder, record, name, row, classes):
+    """(encoded image, label) of a record; both are looked at before anything is decoded."""
+    import tensorflow_datasets as tfds
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    example = builder.info.features.deserialize_example(record, decoders=decoders)
+    encoded, label = example["image"], example["label"]
+    where = tf.strings.join([name, ", record ", tf.strings.as_string(row)])
+    known = tf.stack([tf.strings.substr(encoded, 0, len(sign)) == sign for sign in _SIGNATURES])
+    corrupt = tf.strings.join(["Corrupt image, no JPEG, PNG, GIF or BMP file: ", where])
+    text = ["Label out of range 0 to ", str(classes - 1), ": ", tf.strings.as_string(label)]
+    wrong = tf.strings.join([*text, " in ", where])
+    checks = [
+        tf.debugging.Assert(tf.reduce_any(known), [corrupt]),
+        tf.debugging.Assert((label >= 0) & (label < classes), [wrong]),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(encoded), tf.identity(label)
+
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
