@@ -1,5 +1,6 @@
 """Data sets as arrays and as pipelines."""
 
+from mrl_keras.data.augmentation import resolution_stages
 from mrl_keras.data.image_pipeline import (
     array_batches,
     clear_image_errors,
@@ -20,5 +21,6 @@ __all__ = [
     "image_set",
     "load_images",
     "read_split",
+    "resolution_stages",
     "streamed_batches",
 ]

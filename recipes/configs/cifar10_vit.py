@@ -1,0 +1,47 @@
+"""A tiny ViT on CIFAR-10 in minutes on 2 CPU cores: M = 3, 6, ..., 96.
+
+    python recipes/train.py --config recipes/configs/cifar10_vit.py --workdir runs/cifar10_vit
+
+RESULTS
+"""
+
+import ml_collections
+from configs.image_defaults import defaults, tiny
+
+
+def get_config(mode=""):
+    config = defaults()
+    config.batch_size = 128
+    config.steps = 10 * 390
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 1.5e-3,
+            "schedule": "cosine",
+            "warmup_steps": 390,
+            "weight_decay": 0.05,
+        }
+    )
+    config.checkpoint_every = 780
+    config.smallest_dim, config.ff_dim = 3, 3
+    config.embedding_width = 96
+    config.model.backbone = "garden:vit"
+    config.model.options = ml_collections.ConfigDict(
+        {
+            "patch_size": 4,
+            "hidden_size": 96,
+            "num_layers": 4,
+            "num_heads": 4,
+            "mlp_dim": 192,
+            "pooler": "gap",
+        }
+    )
+    config.data.name = "cifar10"
+    if mode == "tiny":
+        tiny(config)
+        config.optimizer.warmup_steps = 2
+        config.embedding_width, config.smallest_dim, config.ff_dim = 24, 6, 6
+        config.model.options.update({"hidden_size": 24, "num_layers": 1, "mlp_dim": 32})
+    elif mode:
+        raise ValueError(f"The mode must be 'tiny' or none. Received {mode!r}.")
+    return config

@@ -1,0 +1,53 @@
+"""The image networks that a configuration can name."""
+
+from __future__ import annotations
+
+import keras
+
+from mrl_keras.models import GardenResNet, GardenViT, small_convnet
+from mrl_keras.models.resnet import IMAGENET_DEVIATION, IMAGENET_MEAN, resnet
+from mrl_keras.models.small_resnet import small_resnet
+
+NATIVE = {"small_convnet": small_convnet, "small_resnet": small_resnet, "resnet": resnet}
+GARDEN = {"garden:resnet": GardenResNet, "garden:vit": GardenViT}
+
+
+def image_backbone(name, image_shape, **options):
+    """A network from raw images, 0 to 255, to an embedding.
+
+    Args:
+        name: "small_resnet", "small_convnet", "resnet" (the paper's ResNet50), "garden:resnet",
+            "garden:vit", or "applications:NAME" for a network of `keras.applications`.
+        image_shape: (height, width, channels); height and width may be None where the network
+            takes any.
+        **options: what that network takes, such as `width`.
+
+    Returns:
+        `keras.Model`: (batch, height, width, channels) -> (batch, d).
+
+    Raises:
+        ValueError: an unknown name, or an option that the network does not take.
+    """
+    try:
+        if name in NATIVE:
+            return NATIVE[name](image_shape, **options)
+        if name in GARDEN:
+            return _normalized(GARDEN[name](image_shape=image_shape, **options), image_shape)
+        kind, _, of = name.partition(":")
+        if kind == "applications" and hasattr(keras.applications, of):
+            made = getattr(keras.applications, of)
+            options = {"weights": None, **options}
+            network = made(include_top=False, pooling="avg", input_shape=image_shape, **options)
+            return _normalized(network, image_shape)
+    except TypeError as error:
+        raise ValueError(f"The backbone {name!r} does not take {options}: {error}") from error
+    known = [*NATIVE, *GARDEN, "applications:ResNet50"]
+    raise ValueError(f"`model.backbone` must be one of {known}. Received {name!r}.")
+
+
+def _normalized(network, image_shape):
+    """`network` behind ImageNet's mean and deviation of the channels."""
+    images = keras.Input(image_shape, name="images")
+    variance = [deviation**2 for deviation in IMAGENET_DEVIATION]
+    x = keras.layers.Normalization(mean=IMAGENET_MEAN, variance=variance)(images)
+    return keras.Model(images, network(x), name=network.name)

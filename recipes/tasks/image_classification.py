@@ -1,0 +1,294 @@
+"""The task of classifying images with every prefix of the embedding (Sections 3 and 4.1).
+
+Configuration keys beside those that all tasks share:
+
+    head                 "mrl", "mrl_e" (weight-tied) or "ff" (fixed feature: one prefix alone)
+    nesting_dims         M as a tuple; empty takes `spacing`, `smallest_dim` and the width
+    smallest_dim         8 in the paper; 4 and 6 in Table 28
+    spacing              "log" (halving) or "uniform" (Table 29); uniform takes `dims_count` dims
+    dims_count           see `spacing`
+    ff_dim               k of FF-k, the width that an "ff" model classifies with
+    relative_importance  weights c_m by dim, such as "8:2,16:1.5" (8+16boost of Table 27); empty
+                         is 1 for all
+    label_smoothing      in [0, 1)
+    model                {backbone, width, options}: a name of `image_backbone`; its width d where
+                         it does not fix it; its other arguments
+    data                 {name, ...}: a TFDS set, or "made" for seeded artificial images
+    evaluation           {database, batch_size}: at most so many training images for 1-NN, 0 is all
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from mrl_keras import (
+    MatryoshkaLoss,
+    NestingDims,
+    SmoothedSparseCategoricalCrossentropy,
+    per_prefix,
+)
+from mrl_keras.data import (
+    LabelledImages,
+    array_batches,
+    class_names,
+    clear_image_errors,
+    evaluation_batches,
+    image_set,
+    read_split,
+    resolution_stages,
+    streamed_batches,
+)
+from mrl_keras.evaluation import head_accuracy, knn_accuracy
+from mrl_keras.export import export_saved_model
+from mrl_keras.models import image_classifier
+from tasks.image_backbones import image_backbone
+
+HEADS = ("mrl", "mrl_e", "ff")
+SPACINGS = ("log", "uniform")
+AUGMENTATIONS = ("pad_crop_flip", "random_resized_crop", "none")
+
+
+class Task:
+    """Data, model, loss, evaluation and export of one configuration.
+
+    Args:
+        config: `ConfigDict`, see the module's docstring and `recipes/configs/`.
+
+    Raises:
+        ValueError: a value out of range, or a data set that is not there.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        _check_choice("head", config.head, HEADS)
+        _check_choice("spacing", config.spacing, SPACINGS)
+        _check_choice("data.augment", config.data.augment, AUGMENTATIONS)
+        self.source = _made_images(config.data) if config.data.name == "made" else _tfds(config)
+        self.dims = nesting_dims(config)
+
+    def train_data(self, batch_size, seed, shard=(0, 1), start_step=0):
+        """Endless batches of (images, labels), the same for the same seed from any step."""
+        data = self.config.data
+        if self.source.train is not None:
+            augment = None if data.augment == "none" else data.augment
+            return array_batches(
+                self.source.train, batch_size, seed, augment, shard, start_step, data.dtype
+            )
+        stages = resolution_stages(self.config.steps, *data.resolution, ramp=tuple(data.ramp))
+        return streamed_batches(
+            self.source.builder,
+            data.train_split,
+            batch_size,
+            stages,
+            seed,
+            shard,
+            start_step,
+            data.dtype,
+            data.shuffle_buffer,
+        )
+
+    def model(self):
+        """The untrained, uncompiled classifier: raw images -> logits (batch, prefixes, classes)."""
+        model = self.config.model
+        options = _plain(model.options)
+        if model.width:
+            options["width"] = model.width
+        backbone = image_backbone(model.backbone, self.source.image_shape, **options)
+        width = backbone.output_shape[-1]
+        if self.config.head == "ff" and self.config.ff_dim > width:
+            raise ValueError(
+                f"`ff_dim` must not exceed the embedding width {width}. "
+                f"Received {self.config.ff_dim}."
+            )
+        efficient = self.config.head == "mrl_e"
+        return image_classifier(backbone, self.source.classes, self.dims, efficient)
+
+    def loss(self):
+        """The Matryoshka loss over label-smoothed crossentropy (Eq. 1)."""
+        weights = relative_importance(self.config.relative_importance)
+        return MatryoshkaLoss(
+            SmoothedSparseCategoricalCrossentropy(self.config.label_smoothing),
+            self.dims.relative_importance(weights) if weights else None,
+        )
+
+    def metrics(self):
+        """Top-1 accuracy of every prefix: "top_1_d8", ..."""
+        return per_prefix(keras.metrics.SparseCategoricalAccuracy(name="top_1"), self.dims)
+
+    def validation_data(self, batch_size):
+        """The evaluation split once, or None where the configuration has none."""
+        if not self.config.data.eval_split:
+            return None
+        return self._batches(self.source.test, self.config.data.eval_split, batch_size)
+
+    def evaluate(self, model):
+        """Yields (name, accuracy): "top1/linear/8" of the head, "top1/1nn/8" of neighbours.
+
+        1-NN is also measured at the interpolated dims; so is MRL-E's sliced classifier. The
+        neighbours are training images without augmentation.
+        """
+        encoder, head = encoder_of(model, self.config.jit_compile), model.get_layer("head")
+        test_x, test_y = self._embed(encoder, self.source.test, self.config.data.eval_split)
+        linear = head_accuracy(_logits(head, test_x), test_y, self.dims)
+        if head.efficient:
+            for dim in self.dims.interpolated():
+                one = np.asarray(head.prefix_logits(test_x, dim))[:, None]
+                linear |= head_accuracy(one, test_y, [dim])
+        for dim in sorted(linear):
+            yield f"top1/linear/{dim}", linear[dim]
+        train_x, train_y = self._embed(
+            encoder,
+            self.source.train,
+            self.config.data.train_split,
+            self.config.evaluation.database,
+        )
+        dims = self.dims.with_interpolated()
+        for dim, value in knn_accuracy(train_x, train_y, test_x, test_y, dims).items():
+            yield f"top1/1nn/{dim}", value
+
+    def export(self, model, directory):
+        """Writes `directory`/VERSION, a SavedModel with `embed` and `classify` from raw images."""
+        return export_saved_model(
+            directory,
+            encoder=encoder_of(model, self.config.jit_compile),
+            classifier=model.get_layer("head"),
+            nesting_dims=self.dims,
+        )
+
+    def _batches(self, images, split, batch_size):
+        data = self.config.data
+        if images is not None:
+            return evaluation_batches(images, batch_size, dtype=data.dtype)
+        return evaluation_batches(
+            self.source.builder,
+            batch_size,
+            split,
+            data.eval_resolution,
+            data.eval_crop,
+            data.dtype,
+        )
+
+    def _embed(self, encoder, images, split, most=0):
+        """(embeddings, labels) of a split, at most the first `most` examples."""
+        batch_size = self.config.evaluation.batch_size
+        dataset = self._batches(images, split, batch_size)
+        if most:
+            dataset = dataset.unbatch().take(most).batch(batch_size)
+        labels, embeddings = [], []
+        with clear_image_errors(self.config.data.name):
+            for batch, label in dataset:
+                embeddings.append(np.asarray(encoder.predict_on_batch(batch), "float32"))
+                labels.append(label.numpy())
+        return np.concatenate(embeddings), np.concatenate(labels)
+
+
+def nesting_dims(config):
+    """M of a configuration, as `NestingDims`.
+
+    Raises:
+        ValueError: dims that don't fit the width.
+    """
+    if config.head == "ff":
+        return NestingDims([config.ff_dim])
+    width = config.model.width or config.embedding_width
+    if len(config.nesting_dims):
+        return NestingDims(config.nesting_dims, width=width)
+    if config.spacing == "uniform":
+        return NestingDims.uniform(width, config.smallest_dim, config.dims_count)
+    return NestingDims.halving(width, config.smallest_dim)
+
+
+def relative_importance(text):
+    """{dim: weight} of a text such as "8:2,16:1.5"."""
+    weights = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        try:
+            dim, weight = part.split(":")
+            weights[int(dim)] = float(weight)
+        except ValueError:
+            raise ValueError(
+                '`relative_importance` must list dims and weights such as "8:2,16:1.5". '
+                f"Received {text!r}."
+            ) from None
+    return weights
+
+
+def encoder_of(model, jit_compile=False):
+    """images -> the embedding that the head reads, (batch, d)."""
+    encoder = keras.Model(model.input, model.get_layer("head").input, name="encoder")
+    encoder.compile(jit_compile=jit_compile)
+    return encoder
+
+
+@dataclasses.dataclass
+class Source:
+    """Where the images come from: arrays, or a TFDS set that is streamed (then no arrays)."""
+
+    classes: int
+    image_shape: tuple
+    train: LabelledImages | None = None
+    test: LabelledImages | None = None
+    builder: object = None
+
+
+def _tfds(config):
+    data = config.data
+    builder = image_set(data.name, data.data_dir or None, image_shape_needed=data.in_memory)
+    classes = len(class_names(builder))
+    if not data.in_memory:
+        if data.augment != "random_resized_crop":
+            raise ValueError(
+                "A streamed set (`data.in_memory` False) is augmented by 'random_resized_crop'. "
+                f"Received {data.augment!r}."
+            )
+        return Source(classes, _streamed_shape(config), builder=builder)
+    if data.augment == "random_resized_crop":
+        raise ValueError("'random_resized_crop' is for streamed sets: set `data.in_memory` False.")
+    most = data.max_examples or None
+    train, test = (
+        read_split(builder, split, max_examples=most)
+        for split in (data.train_split, data.eval_split)
+    )
+    return Source(classes, train.images.shape[1:], train, test)
+
+
+def _streamed_shape(config):
+    """One shape where training and evaluation agree on it, as a ViT needs, else any."""
+    sizes = {*config.data.resolution, config.data.eval_resolution}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return (size, size, 3)
+
+
+def _made_images(data):
+    """Seeded artificial images: one smooth pattern for each class, shifted, and noise on it."""
+    rng = np.random.default_rng(0)
+    height, width, channels = shape = tuple(data.made_shape)
+    coarse = rng.uniform(40, 215, (data.made_classes, 4, 4, channels))
+    rows, columns = (np.arange(size) * 4 // size for size in (height, width))
+    patterns = coarse[:, rows][:, :, columns]
+
+    def split(examples):
+        labels = np.arange(examples) % data.made_classes
+        images = patterns[labels] + rng.normal(0, 25, (examples, *shape))
+        return LabelledImages(images.clip(0, 255).astype("uint8"), labels.astype("int64"))
+
+    train, test = split(data.made_examples), split(max(data.made_examples // 4, 1))
+    return Source(data.made_classes, shape, train, test)
+
+
+def _logits(head, embeddings, rows=4096):
+    parts = range(0, len(embeddings), rows)
+    return np.concatenate([np.asarray(head(embeddings[i : i + rows])) for i in parts])
+
+
+def _plain(options):
+    """A ConfigDict of arguments as a dict."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}
+
+
+def _check_choice(name, value, known):
+    if value not in known:
+        raise ValueError(f"`{name}` must be one of {known}. Received {value!r}.")
