@@ -155,7 +155,7 @@ def streamed_batches(
             len(files),
         )
         names = tf.data.Dataset.from_tensor_slices(tf.gather(tf.constant(files), order))
-        records = names.interleave(_file_records, files_at_once, deterministic=True)
+        records = names.interleave(_file_records, files_at_once)
         if not by_file:
             records = records.shard(shard[1], shard[0])
         words = tf.constant([[seed]], tf.int64), tf.reshape(epoch, (1, 1))

@@ -24,7 +24,7 @@ def image_set(name, data_dir=None, image_shape_needed=False):
             can't be prepared.
         ImportError: tensorflow-datasets is missing.
     """
-    tfds = _tfds()
+    tfds = import_tfds()
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
@@ -84,7 +84,8 @@ def class_names(builder):
     return tuple(builder.info.features["label"].names)
 
 
-def _tfds():
+def import_tfds():
+    """TensorFlow Datasets, quietly."""
     # TFDS prints absl warnings on import unless the cloud probe is told to be quiet.
     os.environ.setdefault("NO_GCE_CHECK", "true")
     try:
@@ -109,7 +110,7 @@ def corrupt_images(builder, split):
     """
     import tensorflow as tf
 
-    tfds = _tfds()
+    tfds = import_tfds()
     dataset = builder.as_dataset(
         split=split,
         shuffle_files=False,

@@ -33,7 +33,7 @@ def get_config(mode=""):
             "schedule": "triangular",
             "warmup_steps": 2 * STEPS_PER_EPOCH,
             "momentum": 0.9,
-            "l2": 1e-4,
+            "weight_decay": 1e-4,
         }
     )
     config.precision = "mixed_bfloat16"
