@@ -149,7 +149,7 @@ def random_resized_crop(encoded, seed, size, area=(0.25, 1.0), ratio=(3 / 4, 4 /
     Args:
         encoded: scalar string, a JPEG, PNG, GIF or BMP file. Of a JPEG only the part is decoded.
         seed: int32 or int64 (2,).
-        size: int, height and width of the result in pixels.
+        size: int or scalar int tensor, height and width of the result in pixels.
         area: part of the image's area, (least, largest). Default (0.25, 1.0).
         ratio: width through height of the part, (least, largest). Default (3 / 4, 4 / 3).
 
@@ -180,7 +180,8 @@ def random_resized_crop(encoded, seed, size, area=(0.25, 1.0), ratio=(3 / 4, 4 /
     image = tf.image.resize(part, (size, size), antialias=True)
     flip = tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(seed, 1)) < 0.5
     image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
-    return tf.clip_by_value(tf.ensure_shape(image, (size, size, 3)), 0.0, 255.0)
+    side = size if isinstance(size, int) else None
+    return tf.clip_by_value(tf.ensure_shape(image, (side, side, 3)), 0.0, 255.0)
 
 
 def _decoded_part(encoded, is_jpeg, top, left, height, width):

@@ -1,0 +1,94 @@
+"""Is the input pipeline the bottleneck of the CIFAR-10 run?
+
+    python recipes/benchmarks/input_pipeline.py --output input_pipeline.csv
+
+Times one batch of `recipes/configs/cifar10_resnet.py`, one after the other in one process:
+
+- pipeline: reading the next augmented batch, and nothing else;
+- step: one training step on a batch that is there already;
+- both: one training step on the next batch of the pipeline, as in training.
+
+Prints images a second and the ratios to the training step. The images are random numbers of
+CIFAR-10's shape and count, so that no data set is needed; what they show makes no difference to
+the time. Reading 50,000 images into memory happens once, before, and is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from timing import interleaved_medians, write_csv
+
+from mrl_keras import MatryoshkaLoss, NestingDims, SmoothedSparseCategoricalCrossentropy
+from mrl_keras.data import LabelledImages, array_batches
+from mrl_keras.models import image_classifier
+from mrl_keras.models.small_resnet import small_resnet
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--batch", type=int, default=128, help="images in a step")
+    add("--examples", type=int, default=50_000, help="images of the training split")
+    add("--repeats", type=int, default=41, help="timed calls of each system, interleaved")
+    add("--output", default="input_pipeline.csv", help="CSV file to write")
+    add("--tiny", action="store_true", help="small sizes, to see that it runs")
+    options = parser.parse_args(arguments)
+    if options.tiny:
+        options.batch, options.examples, options.repeats = 16, 64, 3
+    return options
+
+
+def make_model():
+    """The network, head and optimizer of the recipe."""
+    keras.utils.set_random_seed(0)
+    backbone = small_resnet((32, 32, 3), 64, stem_strides=2)
+    model = image_classifier(backbone, 10, NestingDims.halving(64, 2))
+    loss = MatryoshkaLoss(SmoothedSparseCategoricalCrossentropy(0.0))
+    model.compile(keras.optimizers.AdamW(4e-3, weight_decay=0.05), loss, jit_compile=False)
+    return model
+
+
+def main(options):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (options.examples, 32, 32, 3)).astype("uint8")
+    data = LabelledImages(images, rng.integers(0, 10, options.examples))
+    model = make_model()
+    batches = iter(array_batches(data, options.batch))
+    more = iter(array_batches(data, options.batch))
+    batch = next(batches)
+    systems = {
+        "pipeline": lambda: next(batches),
+        "step": lambda: model.train_on_batch(*batch),
+        "both": lambda: model.train_on_batch(*next(more)),
+    }
+    medians = interleaved_medians(systems, options.repeats)
+    rows = [
+        {
+            "system": name,
+            "milliseconds": 1e3 * seconds,
+            "images_per_second": options.batch / seconds,
+            "ratio_to_step": seconds / medians["step"],
+            "batch": options.batch,
+            "examples": options.examples,
+        }
+        for name, seconds in medians.items()
+    ]
+    for row in rows:
+        print(
+            f"{row['system']:10}{row['milliseconds']:10.2f} ms{row['images_per_second']:12.0f} "
+            f"images/s{row['ratio_to_step']:8.3f} x step"
+        )
+    write_csv(options.output, rows)
+
+
+if __name__ == "__main__":
+    main(parse_arguments())

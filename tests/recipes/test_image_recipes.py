@@ -1,0 +1,181 @@
+"""The image classification recipes: each trains compiled, evaluates, exports and reloads."""
+
+import csv
+import itertools
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from mrl_keras import MatryoshkaLoss
+from mrl_keras.export import load
+
+RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
+CONFIGS = ("resnet50_imagenet", "vit_b16_jft", "cifar10_resnet", "cifar10_vit")
+
+
+@pytest.fixture(autouse=True)
+def recipes_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+
+
+def get_config(name, mode="tiny", **changes):
+    import importlib
+
+    config = importlib.import_module(f"configs.{name}").get_config(mode)
+    config.update(changes)
+    return config
+
+
+def get_task(config):
+    from tasks.image_classification import Task
+
+    return Task(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_path):
+    from optimizers import optimizer
+
+    config = get_config(name)
+    keras.utils.set_random_seed(0)
+    task = get_task(config)
+    model = task.model()
+    model.compile(
+        optimizer(config, model.trainable_variables),
+        task.loss(),
+        metrics=task.metrics(),
+        jit_compile=True,
+    )
+    data = task.train_data(config.batch_size, config.seed)
+    assert all(None not in spec.shape for spec in data.element_spec)
+    before = [weight.numpy() for weight in model.trainable_variables]
+    history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
+    assert np.isfinite(history["loss"][0])
+    assert {f"top_1_d{dim}" for dim in task.dims} <= set(history)
+    after = [weight.numpy() for weight in model.trainable_variables]
+    assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+    values = dict(task.evaluate(model))
+    assert [key for key in values if "linear" in key] == [f"top1/linear/{m}" for m in task.dims]
+    nearest = [f"top1/1nn/{m}" for m in task.dims.with_interpolated()]
+    assert [key for key in values if "1nn" in key] == nearest
+    validation = task.validation_data(config.batch_size)
+    checked = model.evaluate(validation, verbose=0, return_dict=True)
+    for dim in task.dims:
+        np.testing.assert_allclose(values[f"top1/linear/{dim}"], checked[f"top_1_d{dim}"], atol=0.1)
+
+    path = task.export(model, tmp_path / "model")
+    served = load(path)
+    images = task.source.test.images[:2].astype("float32")
+    answer = served.signatures["classify"](**{served_input(served): images})["logits"]
+    expected = model.predict_on_batch(images)[:, -1]
+    np.testing.assert_allclose(answer.numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+def served_input(served):
+    (name,) = served.signatures["classify"].structured_input_signature[1]
+    return name
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_full_size_values_are_the_papers(name):
+    config = get_config(name, "")
+    if name == "resnet50_imagenet":
+        optimizer = config.optimizer
+        assert (config.batch_size, config.steps, config.label_smoothing) == (512, 100_080, 0.1)
+        assert (optimizer.learning_rate, optimizer.momentum) == (0.475, 0.9)
+        assert optimizer.weight_decay == 1e-4
+        assert tuple(config.data.resolution) == (160, 192)
+        assert config.data.eval_resolution == 256
+    from tasks.image_classification import nesting_dims
+
+    expected = {
+        "resnet50_imagenet": [8, 16, 32, 64, 128, 256, 512, 1024, 2048],
+        "vit_b16_jft": [12, 24, 48, 96, 192, 384, 768],
+        "cifar10_resnet": [2, 4, 8, 16, 32, 64],
+        "cifar10_vit": [2, 4, 8, 16, 32, 64],
+    }[name]
+    assert list(nesting_dims(config)) == expected
+
+
+def test_ablations():
+    from tasks.image_classification import nesting_dims
+
+    config = get_config("resnet50_imagenet", "")
+    assert list(nesting_dims(get_config("resnet50_imagenet", "", smallest_dim=4)))[:2] == [4, 8]
+    config.spacing = "uniform"
+    assert list(nesting_dims(config))[:3] == [8, 212, 416]
+    config.head, config.ff_dim = "ff", 256
+    assert list(nesting_dims(config)) == [256]
+    boosted = get_config("cifar10_resnet", relative_importance="2:2,4:1.5")
+    loss = get_task(boosted).loss()
+    assert isinstance(loss, MatryoshkaLoss)
+    assert loss.relative_importance == (2.0, 1.5, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("head", ["mrl_e", "ff"])
+def test_other_heads(head):
+    task = get_task(get_config("cifar10_resnet", head=head))
+    model = task.model()
+    assert model.output_shape == (None, 1 if head == "ff" else 4, 4)
+    values = dict(task.evaluate(model))
+    assert ("top1/linear/3" in values) == (head == "mrl_e")
+    assert "top1/1nn/2" in values
+
+
+def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
+    task = get_task(get_config("cifar10_resnet"))
+    whole = list(itertools.islice(task.train_data(8, seed=3), 12))
+    later = list(itertools.islice(task.train_data(8, seed=3, start_step=7), 5))
+    for (a, b), (c, d) in zip(whole[7:], later, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "mlr"}, r"`head` must be one of .* Received 'mlr'"),
+        ({"spacing": "even"}, "`spacing` must be one of"),
+        ({"nesting_dims": (2, 4)}, "must end at the embedding width 16"),
+        ({"relative_importance": "2=1"}, '`relative_importance` must list dims .* "2=1"|2=1'),
+        ({"relative_importance": "3:1"}, r"must be one of the trained prefixes .* Received 3"),
+        ({"head": "ff", "ff_dim": 99}, "`ff_dim` must not exceed the embedding width 16"),
+        ({"model": {"backbone": "resnet51"}}, "`model.backbone` must be one of .*'resnet51'"),
+        ({"data": {"augment": "mixup"}}, "`data.augment` must be one of"),
+    ],
+)
+def test_wrong_values_are_one_clear_error(changes, message):
+    config = get_config("cifar10_resnet", **changes)
+    with pytest.raises(ValueError, match=message):
+        task = get_task(config)
+        task.loss()
+        task.model()
+
+
+def test_missing_data_set(tmp_path):
+    config = get_config("cifar10_resnet", "", data={"name": "nowhere", "data_dir": str(tmp_path)})
+    with pytest.raises(ValueError, match=f"named 'nowhere', neither .* in {tmp_path}"):
+        get_task(config)
+
+
+def test_unknown_mode():
+    for name in CONFIGS:
+        with pytest.raises(ValueError, match="must be 'tiny' or none. Received 'huge'"):
+            get_config(name, "huge")
+
+
+def test_input_pipeline_benchmark(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES / "benchmarks"))
+    import input_pipeline
+
+    output = tmp_path / "result.csv"
+    input_pipeline.main(input_pipeline.parse_arguments(["--tiny", f"--output={output}"]))
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["system"] for row in rows] == ["pipeline", "step", "both"]
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+    sys.modules.pop("input_pipeline")
