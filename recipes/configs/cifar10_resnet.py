@@ -11,9 +11,8 @@ Top-1 accuracy (%) on the 10,000 test images, seed 0 (one seed so far, so no ran
 1-NN at the interpolated dims 3, 6, 12, 24, 48: 70.08, 77.40, 78.24, 78.46, 78.45. Measured with
 this task, optimizer and evaluation under a plain `fit` of 12 epochs. Training took 758 CPU seconds,
 reading included, and evaluating 31, on two cores that did other work at the same time; where both
-are free and fully used that is under 7 minutes. Of the
-training step's time the input pipeline takes about one percent
-(`recipes/benchmarks/input_pipeline.py`).
+are free and fully used that is under 7 minutes. Reading
+a batch takes about one percent of a training step (`recipes/benchmarks/input_pipeline.py`).
 """
 
 import ml_collections

@@ -2,7 +2,15 @@
 
     python recipes/train.py --config recipes/configs/cifar10_vit.py --workdir runs/cifar10_vit
 
-RESULTS
+Top-1 accuracy (%) on the 10,000 test images, seed 0 (one seed so far, so no range):
+
+    dims        2      4      8     16     32     64
+    linear  44.01  61.16  64.31  65.24  64.86  64.62
+    1-NN    31.23  49.93  55.31  56.74  56.80  57.16
+
+Measured with this task, optimizer and evaluation under a plain `fit` of 6 epochs. Training took
+485 CPU seconds, reading included, and evaluating 47, on two cores that did other work at the same
+time.
 """
 
 import ml_collections
