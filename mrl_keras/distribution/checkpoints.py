@@ -1,0 +1,174 @@
+"""Checkpoints of a training run: whole or absent, and only for the run they are of."""
+
+import json
+import os
+import pathlib
+import re
+import zipfile
+
+import keras
+import ml_dtypes
+import numpy as np
+
+from mrl_keras.checks import whole_number
+from mrl_keras.files import atomic_file
+
+_NAME = re.compile(r"step-(\d{9})\.npz")
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder.
+
+    A checkpoint holds the model's variables (seed generators included), the optimizer's, and the
+    step, which is also the position in the input. It is written beside the older ones, flushed
+    to disk and renamed; older ones go only after that. Nothing is pickled.
+
+    Args:
+        directory: the folder; made when something is saved.
+        config: a JSON-able dict that tells the run from others.
+        keep: int, how many of the newest stay. Default 2.
+
+    Example:
+
+    >>> import tempfile, keras
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> checkpoints = Checkpoints(tempfile.mkdtemp(), {"seed": 0})
+    >>> checkpoints.restore(model)
+    0
+    >>> _ = checkpoints.save(model, 10)
+    >>> checkpoints.restore(model)
+    10
+    """
+
+    def __init__(self, directory, config, keep=2):
+        self.directory = pathlib.Path(directory)
+        self.config = json.loads(json.dumps(config))
+        self.keep = whole_number(keep, "`keep`")
+
+    def steps(self):
+        """The steps of the checkpoints that are there, ascending."""
+        if not self.directory.is_dir():
+            return []
+        found = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def path(self, step):
+        """Where the checkpoint of `step` is."""
+        return self.directory / f"step-{step:09d}.npz"
+
+    def save(self, model, step, write=True):
+        """Write the checkpoint of `step`, and remove the oldest beyond `keep`.
+
+        Args:
+            model: compiled `keras.Model`.
+            step: int, batches trained so far.
+            write: bool, False on workers other than the chief: they must call this too, because
+                reading some variables is work of all workers. Default True.
+
+        Returns:
+            The path.
+        """
+        arrays = {key: _array(variable) for key, variable in _variables(model).items()}
+        path = self.path(step)
+        if not write:
+            return path
+        dtypes = {key: value.dtype.name for key, value in arrays.items()}
+        about = json.dumps({"step": step, "config": self.config, "dtypes": dtypes})
+        plain = {
+            key: value.view("uint16") if value.dtype == ml_dtypes.bfloat16 else value
+            for key, value in arrays.items()
+        }
+        with atomic_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, about=np.frombuffer(about.encode(), "uint8"), **plain)
+            file.flush()
+            os.fsync(file.fileno())
+        _flush_directory(self.directory)
+        for old in self.steps()[: -self.keep]:
+            self.path(old).unlink(missing_ok=True)
+        return path
+
+    def restore(self, model):
+        """Set `model` and its optimizer to the newest checkpoint.
+
+        Args:
+            model: `keras.Model`, built; where it is compiled, the optimizer is restored too.
+
+        Returns:
+            The step, 0 where there is no checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is of another configuration or model, or its file is
+                damaged. The model is then as it was.
+        """
+        steps = self.steps()
+        if not steps:
+            return 0
+        path = self.path(steps[-1])
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                saved = {key: file[key] for key in file.files}
+            about = json.loads(saved.pop("about").tobytes())
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"The checkpoint {path} is damaged ({type(error).__name__}). Remove it to go on "
+                f"from {'step ' + str(steps[-2]) if steps[1:] else 'the beginning'}."
+            ) from error
+        difference = config_difference(about["config"], self.config)
+        if difference:
+            raise ValueError(
+                f"The checkpoint {path} is of another configuration: {difference}. Train in "
+                "another work directory, or go back to that configuration."
+            )
+        variables = _variables(model)
+        for key, variable in variables.items():
+            if key not in saved or saved[key].shape != tuple(variable.shape):
+                found = saved[key].shape if key in saved else "nothing"
+                raise ValueError(
+                    f"The checkpoint {path} is of another model: for {key} ({variable.path}) of "
+                    f"shape {tuple(variable.shape)} it has {found}."
+                )
+        for key, variable in variables.items():
+            dtype = about["dtypes"][key]
+            value = saved[key].view(ml_dtypes.bfloat16) if dtype == "bfloat16" else saved[key]
+            variable.assign(value)
+        return about["step"]
+
+
+def config_difference(saved, wanted, prefix=""):
+    """The first value that differs, as "key is A there and B here", or ""."""
+    for key in sorted({*saved, *wanted}):
+        here, there = wanted.get(key, "absent"), saved.get(key, "absent")
+        if isinstance(here, dict) and isinstance(there, dict):
+            inner = config_difference(there, here, f"{prefix}{key}.")
+            if inner:
+                return inner
+        elif here != there:
+            return f"{prefix}{key} is {there!r} there and {here!r} here"
+    return ""
+
+
+def _variables(model):
+    metrics = {id(variable) for variable in model.metrics_variables}
+    found = {
+        f"model.{i}": variable
+        for i, variable in enumerate(v for v in model.variables if id(v) not in metrics)
+    }
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        if not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        found |= {f"optimizer.{i}": variable for i, variable in enumerate(optimizer.variables)}
+    return found
+
+
+def _array(variable):
+    return np.asarray(keras.ops.convert_to_numpy(variable.value))
+
+
+def _flush_directory(directory):
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
