@@ -3,10 +3,10 @@
 from mrl_keras.data.augmentation import resolution_stages
 from mrl_keras.data.image_pipeline import (
     array_batches,
-    clear_image_errors,
     evaluation_batches,
     streamed_batches,
 )
+from mrl_keras.data.image_records import clear_image_errors
 from mrl_keras.data.image_sets import class_names, corrupt_images, image_set
 from mrl_keras.data.images import ImageDataset, LabelledImages, load_images, read_split
 

@@ -8,8 +8,6 @@ same seed, and what a restarted run reads is what the uninterrupted one would ha
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import tensorflow as tf
 
@@ -22,6 +20,7 @@ from mrl_keras.data.augmentation import (
     random_resized_crop,
     shuffled,
 )
+from mrl_keras.data.image_records import file_records, parsed, record_files
 from mrl_keras.data.image_sets import checked_split, class_names
 
 DTYPES = ("uint8", "float32", "bfloat16")
@@ -137,7 +136,7 @@ def streamed_batches(
     shard, dtype = _checked_shard(shard), _checked_dtype(dtype)
     seed, classes = as_int(seed, "`seed`"), len(class_names(builder))
     stages = _remaining(resolution, start_step)
-    files, lengths = _tfrecords(builder, checked_split(builder, split))
+    files, lengths = record_files(builder, checked_split(builder, split))
     by_file = len(files) >= shard[1]
     if by_file:
         files, lengths = files[shard[0] :: shard[1]], lengths[shard[0] :: shard[1]]
@@ -155,7 +154,7 @@ def streamed_batches(
             len(files),
         )
         names = tf.data.Dataset.from_tensor_slices(tf.gather(tf.constant(files), order))
-        records = names.interleave(_file_records, files_at_once)
+        records = names.interleave(file_records, files_at_once)
         if not by_file:
             records = records.shard(shard[1], shard[0])
         words = tf.constant([[seed]], tf.int64), tf.reshape(epoch, (1, 1))
@@ -165,7 +164,7 @@ def streamed_batches(
 
     def crop(number, example):
         epoch, place, (name, row, record) = example
-        encoded, label = _parsed(builder, record, name, row, classes)
+        encoded, label = parsed(builder, record, name, row, classes)
         size = _resolution_at(stages, start_step + number // batch_size)
         words = [seed, epoch, place, shard[0]]
         bits = random_bits(tf.stack([tf.cast(word, tf.int64) for word in words])[None], 0)
@@ -220,11 +219,11 @@ def evaluation_batches(
             return _ready(dataset.map(lambda image, label: (tf.cast(image, dtype), label)))
     else:
         size, classes = whole_number(resolution, "`resolution`"), len(class_names(source))
-        files, _ = _tfrecords(source, checked_split(source, split))
-        records = tf.data.Dataset.from_tensor_slices(files).flat_map(_file_records)
+        files, _ = record_files(source, checked_split(source, split))
+        records = tf.data.Dataset.from_tensor_slices(files).flat_map(file_records)
 
         def read(name, row, record):
-            encoded, label = _parsed(source, record, name, row, classes)
+            encoded, label = parsed(source, record, name, row, classes)
             return decode_image(encoded), label
 
         dataset = records.map(read, num_parallel_calls=tf.data.AUTOTUNE)
@@ -234,35 +233,6 @@ def evaluation_batches(
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return _ready(dataset.batch(batch_size, drop_remainder))
-
-
-@contextlib.contextmanager
-def clear_image_errors(what="the data set"):
-    """Turns the errors of reading images into a ValueError of one line.
-
-    Args:
-        what: the data set's name for the text.
-
-    Raises:
-        ValueError: in place of TensorFlow's error where an image is corrupt, a label is out of
-            range or a file is damaged.
-    """
-    try:
-        yield
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-        text = error.message
-        for sign in ("Corrupt image", "Label out of range"):
-            if sign in text:
-                line = text[text.index(sign) :].splitlines()[0].replace("] [", " ")
-                raise ValueError(line.rstrip("]")) from error
-        if isinstance(error, tf.errors.DataLossError):
-            raise ValueError(f"A file of {what} is damaged: {text.splitlines()[0]}") from error
-        if "Decode" in text or "Jpeg" in text or "JPEG" in text or "PNG" in text:
-            raise ValueError(
-                f"Corrupt image in {what}: {text.splitlines()[0][:300]}. "
-                "`mrl_keras.data.corrupt_images(builder, split)` finds it."
-            ) from error
-        raise
 
 
 def _checked_position(batch_size, start_step):
@@ -312,44 +282,3 @@ def _resolution_at(stages, step):
     firsts, sizes = (tf.constant(values) for values in zip(*stages, strict=True))
     passed = tf.reduce_sum(tf.cast(tf.cast(firsts, tf.int64) <= step, tf.int32))
     return tf.gather(sizes, passed - 1)
-
-
-def _tfrecords(builder, split):
-    """(paths, numbers of records) of a split's files."""
-    info = builder.info.splits[split]
-    kind = builder.info.file_format.value
-    if kind != "tfrecord":
-        raise ValueError(
-            f"{builder.info.name!r} is prepared as {kind}; these pipelines read tfrecord. Prepare "
-            "it with `tfds build --file_format=tfrecord`."
-        )
-    return [str(path) for path in info.filepaths], list(info.shard_lengths)
-
-
-def _file_records(name):
-    """(file, place in the file, record)."""
-    records = tf.data.TFRecordDataset(name).enumerate()
-    return records.map(lambda row, record: (name, row, record))
-
-
-def _parsed(builder, record, name, row, classes):
-    """(encoded image, label) of a record; both are looked at before anything is decoded."""
-    import tensorflow_datasets as tfds
-
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    example = builder.info.features.deserialize_example(record, decoders=decoders)
-    encoded, label = example["image"], example["label"]
-    where = tf.strings.join([name, ", record ", tf.strings.as_string(row)])
-    known = tf.stack([tf.strings.substr(encoded, 0, len(sign)) == sign for sign in _SIGNATURES])
-    corrupt = tf.strings.join(["Corrupt image, no JPEG, PNG, GIF or BMP file: ", where])
-    text = ["Label out of range 0 to ", str(classes - 1), ": ", tf.strings.as_string(label)]
-    wrong = tf.strings.join([*text, " in ", where])
-    checks = [
-        tf.debugging.Assert(tf.reduce_any(known), [corrupt]),
-        tf.debugging.Assert((label >= 0) & (label < classes), [wrong]),
-    ]
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        return tf.identity(encoded), tf.identity(label)
-
-
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")

@@ -80,7 +80,7 @@ def checked_split(builder, split):
 
 
 def class_names(builder):
-    """Names of the classes, a tuple of str."""
+    """Names of the classes of a TFDS `builder`, a tuple of str."""
     return tuple(builder.info.features["label"].names)
 
 

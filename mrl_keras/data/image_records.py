@@ -1,0 +1,78 @@
+"""The records of TFDS's image sets, looked at before anything is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+
+import tensorflow as tf
+
+from mrl_keras.data.image_sets import import_tfds
+
+
+@contextlib.contextmanager
+def clear_image_errors(what="the data set"):
+    """Turns the errors of reading images into a ValueError of one line.
+
+    Args:
+        what: the data set's name for the text.
+
+    Raises:
+        ValueError: in place of TensorFlow's error where an image is corrupt, a label is out of
+            range or a file is damaged.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        text = error.message
+        for sign in ("Corrupt image", "Label out of range"):
+            if sign in text:
+                line = text[text.index(sign) :].splitlines()[0].replace("] [", " ")
+                raise ValueError(line.rstrip("]")) from error
+        if isinstance(error, tf.errors.DataLossError):
+            raise ValueError(f"A file of {what} is damaged: {text.splitlines()[0]}") from error
+        if "Decode" in text or "Jpeg" in text or "JPEG" in text or "PNG" in text:
+            raise ValueError(
+                f"Corrupt image in {what}: {text.splitlines()[0][:300]}. "
+                "`mrl_keras.data.corrupt_images(builder, split)` finds it."
+            ) from error
+        raise
+
+
+def record_files(builder, split):
+    """(paths, numbers of records) of a split's files."""
+    info = builder.info.splits[split]
+    kind = builder.info.file_format.value
+    if kind != "tfrecord":
+        raise ValueError(
+            f"{builder.info.name!r} is prepared as {kind}; these pipelines read tfrecord. Prepare "
+            "it with `tfds build --file_format=tfrecord`."
+        )
+    return [str(path) for path in info.filepaths], list(info.shard_lengths)
+
+
+def file_records(name):
+    """(file, place in the file, record)."""
+    records = tf.data.TFRecordDataset(name).enumerate()
+    return records.map(lambda row, record: (name, row, record))
+
+
+def parsed(builder, record, name, row, classes):
+    """(encoded image, label) of a record; both are looked at before anything is decoded."""
+    tfds = import_tfds()
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    example = builder.info.features.deserialize_example(record, decoders=decoders)
+    encoded, label = example["image"], example["label"]
+    where = tf.strings.join([name, ", record ", tf.strings.as_string(row)])
+    known = tf.stack([tf.strings.substr(encoded, 0, len(sign)) == sign for sign in _SIGNATURES])
+    corrupt = tf.strings.join(["Corrupt image, no JPEG, PNG, GIF or BMP file: ", where])
+    text = ["Label out of range 0 to ", str(classes - 1), ": ", tf.strings.as_string(label)]
+    wrong = tf.strings.join([*text, " in ", where])
+    checks = [
+        tf.debugging.Assert(tf.reduce_any(known), [corrupt]),
+        tf.debugging.Assert((label >= 0) & (label < classes), [wrong]),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(encoded), tf.identity(label)
+
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
