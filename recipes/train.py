@@ -1,0 +1,39 @@
+"""Trains by a config; a second start with the same work directory goes on where it stopped.
+
+    python recipes/train.py --config=recipes/configs/cifar10_resnet.py --workdir=runs/cifar10
+    python recipes/train.py --config=recipes/configs/cifar10_resnet.py:tiny --workdir=runs/tiny \\
+        --config.steps=20 --config.optimizer.learning_rate=0.1
+
+Every value of a config can be given as `--config.NAME=VALUE`; an unknown name is an error. The
+work directory gets config.json, checkpoints/, logs/ (TensorBoard, a curve for each prefix) and,
+unless --evaluate=False, results.csv.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import flags
+from evaluate import evaluate_run
+from ml_collections import config_flags
+from training import Run, run_main, train
+
+from mrl_keras.distribution import STRATEGIES
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "path of a config, with :tiny for its tiny mode")
+flags.DEFINE_string("workdir", None, "folder of the run")
+flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "how to use several devices")
+flags.DEFINE_string("tpu", None, "name of the TPU, for --strategy=tpu")
+flags.DEFINE_bool("evaluate", True, "evaluate at the end, where one process trained")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(options):
+    train(options.config, options.workdir, options.strategy, options.tpu)
+    if options.evaluate and options.strategy == "one_device":
+        evaluate_run(Run.open(options.workdir))
+
+
+if __name__ == "__main__":
+    run_main(main, FLAGS)
