@@ -49,11 +49,8 @@ def test_the_newest_are_kept(saved):
     model = small_model()
     for step in (5, 10, 15):
         saved.save(model, step)
-    assert saved.steps == [10, 15]
+    assert saved.steps() == [10, 15]
     assert saved.restore(model) == 15
-    assert saved.restore(model, step=10) == 10
-    with pytest.raises(ValueError, match=r"does not exist. There are the steps \[10, 15\]"):
-        saved.restore(model, step=5)
 
 
 def test_nothing_is_restored_where_nothing_was_saved(saved):
@@ -64,31 +61,31 @@ def test_nothing_is_restored_where_nothing_was_saved(saved):
         np.testing.assert_array_equal(one, two)
 
 
-def test_weights_alone(saved):
+def test_a_model_without_optimizer_takes_the_weights_alone(saved):
     model = fit(small_model())
     saved.save(model, 3)
-    bare = small_model()
-    assert saved.restore(bare, optimizer=False) == 3
+    bare = keras.models.clone_model(model)
+    assert saved.restore(bare) == 3
     np.testing.assert_array_equal(bare.get_weights()[0], model.get_weights()[0])
-    assert int(bare.optimizer.iterations) == 0
 
 
 def test_a_checkpoint_of_another_config_is_refused(saved, tmp_path):
     model = small_model()
     saved.save(model, 3)
     other = {**CONFIG, "optimizer": {"name": "adam", "learning_rate": 0.2}, "steps": 5}
-    text = r"another config: optimizer.learning_rate \(0.1 there, 0.2 here\), steps \('absent' th"
+    text = r"another configuration: optimizer.learning_rate is 0.1 there and 0.2 here"
     with pytest.raises(ValueError, match=text):
-        Checkpoints(saved.folder, other).restore(model)
-    free = Checkpoints(saved.folder, {**CONFIG, "steps": 5}, free=["steps"])
-    assert free.restore(model) == 3
+        Checkpoints(saved.directory, other).restore(model)
+    with pytest.raises(ValueError, match="steps is 'absent' there and 5 here"):
+        Checkpoints(saved.directory, {**CONFIG, "steps": 5}).restore(model)
 
 
 def test_another_model_is_refused_and_stays_as_it_was(saved):
     saved.save(small_model(), 3)
     other = small_model(units=5)
+    other.optimizer.build(other.trainable_variables)
     before = values(other)
-    with pytest.raises(ValueError, match=r"don't fit the model: model/00000/\S+ \(4, 5\) here, "):
+    with pytest.raises(ValueError, match=r"of another model: for model.0 .* of shape \(4, 5\)"):
         saved.restore(other)
     for one, two in zip(before, values(other), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -99,7 +96,7 @@ def test_a_damaged_file_is_named(saved):
     saved.save(model, 3)
     with open(saved.path(3), "r+b") as file:
         file.truncate(os.path.getsize(saved.path(3)) // 2)
-    with pytest.raises(ValueError, match=r"step_000000003.npz is damaged .* Remove it"):
+    with pytest.raises(ValueError, match=r"step-000000003.npz is damaged .* Remove it"):
         saved.restore(model)
 
 
@@ -114,8 +111,8 @@ def test_a_write_that_fails_leaves_the_one_before(saved, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(np, "savez", full)
         saved.save(model, 6)
-    assert saved.steps == [3]
-    assert os.listdir(saved.folder) == ["step_000000003.npz"]
+    assert saved.steps() == [3]
+    assert os.listdir(saved.directory) == ["step-000000003.npz"]
 
 
 def test_bfloat16_variables_come_back_exactly(tmp_path):
