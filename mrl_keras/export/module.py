@@ -19,6 +19,7 @@ class ServingModule(tf.Module):
     | `embed_dim` | raw inputs, `dim` scalar | `embedding` (batch, dim), L2-normalised prefix |
     | `embed_dim_batch` | raw inputs, `dim` (batch,) | `embedding` (batch, d), zero after each dim |
     | `classify` | raw inputs | `class`, `probability` (batch,), `logits` (batch, classes) |
+    | `classify_adaptive` | raw inputs | `class`, `probability`, `dim`, each (batch,) |
     | a head's name | raw inputs | what the head gives |
     | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k) |
     | `retrieve_dynamic` | and `k`, `shortlist`, `leaves` scalars, optional | (batch, k) |

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from mrl_keras.cascade import AdaptiveClassifier
 from mrl_keras.export.inputs import RawInputs
 from mrl_keras.export.manifest import (
     FORMAT_VERSION,
@@ -33,7 +34,7 @@ TWIN_SUFFIX = "_plain"
 """What a twin's name has after the model's."""
 
 _OWN_SIGNATURES = re.compile(
-    "serving_default|classify|embed|embed_dim|embed_dim_batch|"
+    "serving_default|classify(_adaptive)?|embed|embed_dim|embed_dim_batch|"
     "retrieve(_embeddings)?(_dynamic|_batch)?"
 )
 
@@ -44,6 +45,7 @@ def export_saved_model(
     encoder: keras.layers.Layer,
     nesting_dims: Sequence[int],
     classifier: keras.layers.Layer | None = None,
+    cascade=None,
     heads: Mapping[str, Callable] | None = None,
     index=None,
     plan=None,
@@ -55,9 +57,9 @@ def export_saved_model(
     """Writes `directory`/VERSION/, a SavedModel that TF Serving loads as it is.
 
     The model has the signatures that `ServingModule` lists: `embed`, `embed_dim`,
-    `embed_dim_batch`; `classify`; one for each of `heads`; `retrieve`, `retrieve_embeddings` and
-    their `_dynamic` and `_batch` variants; `serving_default`. Retrieval gives the answers of
-    `index.search(queries, plan)`.
+    `embed_dim_batch`; `classify`; `classify_adaptive`; one for each of `heads`; `retrieve`,
+    `retrieve_embeddings` and their `_dynamic` and `_batch` variants; `serving_default`. Retrieval
+    gives the answers of `index.search(queries, plan)`.
 
     Each request reads only the dims that a rerank adds. The ScaNN searcher is built once, while
     the model is loaded. `assets.extra/` holds `manifest.json` (see `load_manifest`) and TF
@@ -70,6 +72,9 @@ def export_saved_model(
         classifier: optional Keras layer or model, (batch, d) embedding -> nested logits
             (batch, prefixes, classes), such as `MatryoshkaDense`. `classify` serves its full
             width; where the layer has `prefix_logits`, no other prefix is computed.
+        cascade: optional `mrl_keras.cascade.CascadePolicy` for the classifier, which must be a
+            `MatryoshkaDense`: `classify_adaptive` answers each row with the smallest prefix that
+            is confident, and computes wider ones for the other rows only.
         heads: optional mapping from further signature names to functions (Keras layers, usually)
             of the embedding, each giving a tensor or a dict of tensors.
         index: optional `mrl_keras.retrieval.NestedIndex` over embeddings of the same encoder.
@@ -88,7 +93,8 @@ def export_saved_model(
     Raises:
         ValueError: the Keras backend is not TensorFlow; the encoder's inputs are not known or its
             output is not d wide; the classifier's output is not nested; an index of another width,
-            without a plan, or a plan whose dims it does not have; a head with a name that is
+            without a plan, or a plan whose dims it does not have; a cascade without a classifier
+            or for dims that it does not have; a head with a name that is
             taken; a version that exists; metrics that JSON does not hold.
 
     Example:
@@ -104,6 +110,10 @@ def export_saved_model(
     directory = os.path.abspath(os.fspath(directory))
     heads = dict(heads or {})
     _check_arguments(dims, index, plan, heads)
+    if cascade is not None:
+        if classifier is None:
+            raise ValueError("`cascade` belongs to a `classifier`. Received none; give both.")
+        heads["classify_adaptive"] = AdaptiveClassifier(classifier, cascade)
     inputs = _checked_inputs(encoder, dims, options)
     classify = None if classifier is None else _full_width(classifier, dims)
     targets = {directory: _finder_class(index, plan)}
@@ -132,6 +142,7 @@ def export_saved_model(
                 "twin_of": None if path == directory else os.path.basename(directory),
                 "nesting_dims": list(dims),
                 "metrics": plain_numbers(metrics or {}),
+                "cascade": None if cascade is None else cascade.to_dict(),
                 "retrieval": retrieval,
             }
             _write(folder, module, about, options)
@@ -247,5 +258,5 @@ def _check_arguments(dims, index, plan, heads):
         if not name.isidentifier() or _OWN_SIGNATURES.fullmatch(name):
             raise ValueError(
                 "A head's name must be an identifier that no other signature has, such as "
-                f"'classify_adaptive'. Received {name!r}."
+                f"'classify_coarse'. Received {name!r}."
             )

@@ -204,6 +204,41 @@ class MatryoshkaDense(keras.layers.Layer):
             logits = ops.add(logits, ops.cast(self.biases[position], self.compute_dtype))
         return logits
 
+    def block_logits(self, x, start, stop):
+        """What the dims from `start` to `stop` add to the logits, for MRL-E.
+
+        So `prefix_logits(x, stop)` is `prefix_logits(x, start)` plus this, and a cascade that
+        goes on to a wider prefix multiplies the new dims alone.
+
+        Args:
+            x: tensor (..., stop - start), those dims of the embedding.
+            start: int, where the block starts; 0 is the first block, which brings the bias.
+            stop: int above `start`, at most d.
+
+        Returns:
+            Tensor (..., units), before the activation.
+
+        Raises:
+            ValueError: the layer is no MRL-E or not built, or `x` is not the block's width.
+        """
+        if not (self.efficient and self.built):
+            raise ValueError(
+                "`block_logits` needs a built layer with efficient=True: only MRL-E's prefixes "
+                "share a kernel. Received a layer with "
+                f"efficient={self.efficient} and built={self.built}."
+            )
+        start, stop = whole_number(start, "`start`", least=0), whole_number(stop, "`stop`")
+        if not start < stop <= self.width or x.shape[-1] != stop - start:
+            raise ValueError(
+                f"A block must lie between 0 and {self.width}, and `x` must be as wide as it. "
+                f"Received the block from {start} to {stop} and shape {tuple(x.shape)}."
+            )
+        x = ops.cast(ops.convert_to_tensor(x), self.compute_dtype)
+        logits = ops.matmul(x, ops.cast(self.kernels[0], self.compute_dtype)[start:stop])
+        if start == 0 and self.use_bias:
+            logits = ops.add(logits, ops.cast(self.biases[0], self.compute_dtype))
+        return logits
+
     def _prefix_position(self, dim):
         """Which of `kernels` and `biases` serves the prefix `dim`."""
         if not self.efficient:
