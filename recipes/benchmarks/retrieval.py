@@ -230,12 +230,17 @@ def measure(n, options):
             yield tables
 
 
+def read_table(path):
+    """The rows of a CSV, none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_table(path, rows, n):
     """Writes `rows` and, after them, those of another N that the file holds; gives all of them."""
-    kept = []
-    if path.exists():
-        with open(path, newline="") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["n"]) != n]
+    kept = [row for row in read_table(path) if int(row["n"]) != n]
     with atomic_file(path) as temporary:
         write_csv(temporary, rows)
         with open(temporary, newline="") as file:
@@ -256,7 +261,8 @@ def write(output, n, tables, options):
         name: write_table(output / f"{name}.csv", [{**row, **about} for row in rows], n)
         for name, rows in tables.items()
     }
-    targets = reached_targets({"exact": [], **tables}, options.width)
+    kept = {name: read_table(output / f"{name}.csv") for name in ("exact", "speed", "memory")}
+    targets = reached_targets({**kept, **tables}, options.width)
     write_csv(output / "targets.csv", [{**row, **about} for row in targets])
     plot_growth(tables["speed"], output / "growth.png")
     return targets

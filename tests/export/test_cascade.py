@@ -33,27 +33,36 @@ def model(efficient):
     return encoder, head
 
 
+def halving(logits):
+    """The policy that half of the examples pass at each prefix."""
+    temperatures = [0.5, 1.0, 2.0]
+    scaled = logits / np.reshape(temperatures, (3, 1))
+    confidence = np.exp(scaled - np.logaddexp.reduce(scaled, -1, keepdims=True)).max(-1)
+    return CascadePolicy(DIMS, np.median(confidence[:, :2], axis=0), temperatures)
+
+
 @pytest.mark.parametrize("efficient", [False, True])
 def test_a_fresh_process_answers_as_the_policy_does(efficient, tmp_path):
     encoder, head = model(efficient)
-    path = export_saved_model(
-        str(tmp_path / "model"), encoder=encoder, nesting_dims=DIMS, classifier=head, cascade=POLICY
-    )
     raw = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    policy = halving(np.asarray(head(encoder(raw))))
+    path = export_saved_model(
+        str(tmp_path / "model"), encoder=encoder, nesting_dims=DIMS, classifier=head, cascade=policy
+    )
     np.save(tmp_path / "raw.npy", raw)
     files = [path, str(tmp_path / "raw.npy"), str(tmp_path / "found.npz")]
     process = subprocess.run(
         [sys.executable, "-c", FRESH, *files], capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    expected = POLICY.decide(np.asarray(head(encoder(raw))))
+    expected = policy.decide(np.asarray(head(encoder(raw))))
     with np.load(files[2]) as found:
         np.testing.assert_array_equal(found["class"], expected.classes)
         np.testing.assert_array_equal(found["dim"], expected.dims)
         np.testing.assert_allclose(found["probability"], expected.probabilities, rtol=1e-5)
         assert len(np.unique(found["dim"])) == 3
     manifest = load_manifest(path)
-    assert CascadePolicy.from_dict(manifest["cascade"]) == POLICY
+    assert CascadePolicy.from_dict(manifest["cascade"]) == policy
     assert "classify_adaptive" in manifest["warmed_signatures"]
 
 
