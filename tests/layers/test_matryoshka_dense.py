@@ -123,6 +123,35 @@ def test_interpolated_prefix_logits_of_the_shared_classifier():
     np.testing.assert_allclose(as_numpy(layer.prefix_logits(X, 5)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_blocks_add_up_to_the_prefixes(use_bias):
+    layer, (kernel,), biases = layer_and_weights(efficient=True, use_bias=use_bias)
+    bias = biases[0] if use_bias else 0.0
+    np.testing.assert_allclose(
+        as_numpy(layer.block_logits(X[:, :2], 0, 2)), X[:, :2] @ kernel[:2] + bias, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        as_numpy(layer.block_logits(X[:, 2:5], 2, 5)), X[:, 2:5] @ kernel[2:5], rtol=1e-5
+    )
+    added = sum(as_numpy(layer.block_logits(X[:, a:b], a, b)) for a, b in [(0, 3), (3, 4), (4, 6)])
+    np.testing.assert_allclose(added, as_numpy(layer.prefix_logits(X, 6)), rtol=1e-4, atol=1e-5)
+
+
+def test_block_logits_errors():
+    layer, _, _ = layer_and_weights(efficient=True)
+    for start, stop, width in [(2, 2, 2), (3, 2, 1), (4, 7, 3), (0, 3, 2)]:
+        message = rf"between 0 and 6.*from {start} to {stop} and shape \(4, {width}\)"
+        with pytest.raises(ValueError, match=message):
+            layer.block_logits(X[:, :width], start, stop)
+    with pytest.raises(ValueError, match="`start` must be at least 0"):
+        layer.block_logits(X, -1, 5)
+    separate, _, _ = layer_and_weights(efficient=False)
+    with pytest.raises(ValueError, match="efficient=False and built=True"):
+        separate.block_logits(X, 0, 6)
+    with pytest.raises(ValueError, match="efficient=True and built=False"):
+        MatryoshkaDense(5, DIMS, efficient=True).block_logits(X, 0, 6)
+
+
 def test_masks_pass_through():
     layer = MatryoshkaDense(2, [2, 4])
     inputs = keras.Input((3,), dtype="int32")
