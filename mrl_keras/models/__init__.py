@@ -1,15 +1,21 @@
 """Models with heads over nested prefixes, and retrieval from raw inputs."""
 
+from mrl_keras.models.backbones import image_backbone
 from mrl_keras.models.garden_image import GardenResNet, GardenViT
 from mrl_keras.models.garden_text import GardenBert
 from mrl_keras.models.image_classifier import image_classifier, small_convnet
+from mrl_keras.models.resnet import resnet
 from mrl_keras.models.retrieval_model import RetrievalModel
+from mrl_keras.models.small_resnet import small_resnet
 
 __all__ = [
     "GardenBert",
     "GardenResNet",
     "GardenViT",
     "RetrievalModel",
+    "image_backbone",
     "image_classifier",
+    "resnet",
     "small_convnet",
+    "small_resnet",
 ]

@@ -43,8 +43,7 @@ from mrl_keras.data import (
 )
 from mrl_keras.evaluation import head_accuracy, knn_accuracy
 from mrl_keras.export import export_saved_model
-from mrl_keras.models import image_classifier
-from tasks.image_backbones import image_backbone
+from mrl_keras.models import image_backbone, image_classifier
 
 HEADS = ("mrl", "mrl_e", "ff")
 SPACINGS = ("log", "uniform")

@@ -144,7 +144,7 @@ def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
         ({"relative_importance": "2=1"}, '`relative_importance` must list dims .* "2=1"|2=1'),
         ({"relative_importance": "3:1"}, r"must be one of the trained prefixes .* Received 3"),
         ({"head": "ff", "ff_dim": 99}, "`ff_dim` must not exceed the embedding width 16"),
-        ({"model": {"backbone": "resnet51"}}, "`model.backbone` must be one of .*'resnet51'"),
+        ({"model": {"backbone": "resnet51"}}, "backbone's name must be one of .*'resnet51'"),
         ({"data": {"augment": "mixup"}}, "`data.augment` must be one of"),
     ],
 )

@@ -1,10 +1,11 @@
-"""The image networks that a configuration can name."""
+"""Image backbones by name: one way in to native, `keras.applications` and Model Garden networks."""
 
 from __future__ import annotations
 
 import keras
 
-from mrl_keras.models import GardenResNet, GardenViT, small_convnet
+from mrl_keras.models.garden_image import GardenResNet, GardenViT
+from mrl_keras.models.image_classifier import small_convnet
 from mrl_keras.models.resnet import IMAGENET_DEVIATION, IMAGENET_MEAN, resnet
 from mrl_keras.models.small_resnet import small_resnet
 
@@ -27,6 +28,18 @@ def image_backbone(name, image_shape, **options):
 
     Raises:
         ValueError: an unknown name, or an option that the network does not take.
+        ImportError: a "garden:" network without tf-models-official.
+
+    Any other Keras layer or model plugs in without a name: `image_classifier` takes every
+    `keras.Model` from images to (batch, d), KerasHub's backbones among them.
+
+    Example:
+
+    >>> from mrl_keras.models import image_backbone
+    >>> image_backbone("small_resnet", (32, 32, 3), width=64).output_shape
+    (None, 64)
+    >>> image_backbone("applications:MobileNetV2", (32, 32, 3), alpha=0.35).output_shape
+    (None, 1280)
     """
     try:
         if name in NATIVE:
@@ -42,7 +55,7 @@ def image_backbone(name, image_shape, **options):
     except TypeError as error:
         raise ValueError(f"The backbone {name!r} does not take {options}: {error}") from error
     known = [*NATIVE, *GARDEN, "applications:ResNet50"]
-    raise ValueError(f"`model.backbone` must be one of {known}. Received {name!r}.")
+    raise ValueError(f"The backbone's name must be one of {known}. Received {name!r}.")
 
 
 def _normalized(network, image_shape):
