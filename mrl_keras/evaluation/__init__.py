@@ -2,6 +2,13 @@
 
 from mrl_keras.evaluation.accuracy_table import AccuracyTable
 from mrl_keras.evaluation.cosine_spans import CosineSpan, cosine_spans
+from mrl_keras.evaluation.disagreement import (
+    class_accuracy,
+    class_trends,
+    first_correct_dim,
+    oracle_accuracy,
+    relative_class_accuracy,
+)
 from mrl_keras.evaluation.few_shot import FewShotAccuracy, few_shot_accuracy
 from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
 from mrl_keras.evaluation.neighbours import knn_accuracy, majority_vote
@@ -11,19 +18,30 @@ from mrl_keras.evaluation.retrieval_tables import (
     plan_retrieval_table,
     shortlist_lengths,
 )
+from mrl_keras.evaluation.robustness import RobustnessRow, robustness_accuracy
+from mrl_keras.evaluation.superclass import superclass_accuracy, superclasses_of
 
 __all__ = [
     "AccuracyTable",
     "CosineSpan",
     "FewShotAccuracy",
+    "RobustnessRow",
     "adaptive_grid",
+    "class_accuracy",
+    "class_trends",
     "cosine_spans",
     "exact_retrieval_table",
     "few_shot_accuracy",
+    "first_correct_dim",
     "head_accuracy",
     "knn_accuracy",
     "linear_probe_accuracy",
     "majority_vote",
+    "oracle_accuracy",
     "plan_retrieval_table",
+    "relative_class_accuracy",
+    "robustness_accuracy",
     "shortlist_lengths",
+    "superclass_accuracy",
+    "superclasses_of",
 ]
