@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from mrl_keras.cascade import AdaptiveClassifier
+from mrl_keras.cascade import AdaptiveClassifier, CascadePolicy
 from mrl_keras.export.inputs import RawInputs
 from mrl_keras.export.manifest import (
     FORMAT_VERSION,
@@ -113,6 +113,8 @@ def export_saved_model(
     if cascade is not None:
         if classifier is None:
             raise ValueError("`cascade` belongs to a `classifier`. Received none; give both.")
+        if not isinstance(cascade, CascadePolicy):
+            raise ValueError(f"`cascade` must be a CascadePolicy. Received {cascade!r}.")
         heads["classify_adaptive"] = AdaptiveClassifier(classifier, cascade)
     inputs = _checked_inputs(encoder, dims, options)
     classify = None if classifier is None else _full_width(classifier, dims)

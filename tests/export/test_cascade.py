@@ -80,6 +80,7 @@ def test_without_a_cascade_the_manifest_says_so(tmp_path):
     [
         ({"classifier": None}, "`cascade` belongs to a `classifier`. Received none"),
         ({"classifier": keras.layers.Dense(3)}, "`classifier` must be a MatryoshkaDense"),
+        ({"cascade": POLICY.to_dict()}, "`cascade` must be a CascadePolicy. Received {'dims'"),
         ({"cascade": CascadePolicy([4, 6], [0.5])}, "dims must be prefixes of the classifier"),
         ({"heads": {"classify_adaptive": keras.layers.Dense(3)}}, "no other signature has"),
     ],
