@@ -81,8 +81,8 @@ def load_manifest(path: str) -> dict:
     Returns:
         A dict: `name`, `version`, `twin_of`, `is_matryoshka` (always true),
         `matryoshka_dimensions`, `nesting_dims`, `width`, `normalization`, `metrics` (by prefix),
-        `cascade` (`None` without one), `custom_ops`, `signatures`, `retrieval` (`None` without an index),
-        `libraries`.
+        `cascade` (`None` without one), `custom_ops`, `signatures`,
+        `retrieval` (`None` without an index), `libraries`.
 
     Raises:
         ValueError: there is no SavedModel, or it has no manifest of this format.

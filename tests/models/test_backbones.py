@@ -40,13 +40,13 @@ def test_a_foreign_network_sees_normalised_pixels():
 def test_keras_hub_backbones_plug_in():
     hub = pytest.importorskip("keras_hub")
     network = hub.models.ResNetBackbone(
-        input_conv_filters=[4], input_conv_kernel_sizes=[3], stackwise_num_filters=[4, 4],
+        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
         stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
         image_shape=(32, 32, 3),
     )  # fmt: skip
     images = keras.Input((32, 32, 3))
     embedding = keras.layers.GlobalAveragePooling2D()(network(images))
-    model = image_classifier(keras.Model(images, embedding), 3, [2, 4])
+    model = image_classifier(keras.Model(images, embedding), 3, [8, 64])
     assert model(IMAGES.astype("float32")).shape == (2, 2, 3)
 
 
