@@ -2,14 +2,17 @@
 
     python recipes/train.py --config recipes/configs/cifar10_resnet.py --workdir runs/cifar10
 
-Top-1 accuracy (%) on the 10,000 test images, seed 0 (one seed so far, so no range):
+Top-1 accuracy (%) on the 10,000 test images, seeds 0 and 1:
 
-    dims        2      4      8     16     32     64
-    linear  74.76  81.12  82.49  82.61  82.70  82.69
-    1-NN    56.72  75.32  77.91  78.19  78.55  78.35
+    dims                2      4      8     16     32     64
+    linear, seed 0  74.76  81.12  82.49  82.61  82.70  82.69
+    linear, seed 1  74.57  81.02  82.20  82.58  82.51  82.48
+    1-NN, seed 0    56.72  75.32  77.91  78.19  78.55  78.35
+    1-NN, seed 1    52.63  74.31  77.42  77.69  77.81  77.93
 
-1-NN at the interpolated dims 3, 6, 12, 24, 48: 70.08, 77.40, 78.24, 78.46, 78.45. Measured with
-this task, optimizer and evaluation under a plain `fit` of 12 epochs. Training took 758 CPU seconds,
+1-NN at the interpolated dims 3, 6, 12, 24, 48: 70.08, 77.40, 78.24, 78.46, 78.45 (seed 0). Seed 1
+is the command above with --config.seed=1; seed 0 was measured with this task, optimizer and
+evaluation under a plain `fit` of 12 epochs. Training took 758 CPU seconds,
 reading included, and evaluating 31, on two cores that did other work at the same time; where both
 are free and fully used that is under 7 minutes. Reading
 a batch takes about one percent of a training step (`recipes/benchmarks/input_pipeline.py`).
