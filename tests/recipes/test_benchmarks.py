@@ -49,3 +49,15 @@ def test_masked_lm(tmp_path):
     }
     assert all(float(row["time_ratio"]) > 0 for row in rows)
     assert [row["system"] for row in rows if row["memory_ratio"]] == ["full", "full"]
+
+
+def test_cascade(tmp_path):
+    rows = run_tiny("cascade.py", tmp_path)
+    assert {(row["head"], row["system"]) for row in rows} == {
+        (head, system)
+        for head in ("MRL", "MRL-E")
+        for system in ("full width", "all prefixes", "cascade")
+    }
+    for row in rows:
+        assert float(row["ratio_to_full_width"]) > 0
+        assert 8 <= float(row["mean_dim"]) <= 32
