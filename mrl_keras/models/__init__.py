@@ -1,8 +1,14 @@
 """Models with heads over nested prefixes, and retrieval from raw inputs."""
 
 from mrl_keras.models.backbones import image_backbone
+from mrl_keras.models.dual_encoder import bert_tower, dual_encoder, towers
 from mrl_keras.models.garden_image import GardenResNet, GardenViT
 from mrl_keras.models.garden_text import GardenBert
+from mrl_keras.models.global_contrastive import (
+    GatheredBatch,
+    GlobalSymmetricContrastive,
+    InBatchAccuracy,
+)
 from mrl_keras.models.image_classifier import image_classifier, small_convnet
 from mrl_keras.models.resnet import resnet
 from mrl_keras.models.retrieval_model import RetrievalModel
@@ -12,10 +18,16 @@ __all__ = [
     "GardenBert",
     "GardenResNet",
     "GardenViT",
+    "GatheredBatch",
+    "GlobalSymmetricContrastive",
+    "InBatchAccuracy",
     "RetrievalModel",
+    "bert_tower",
+    "dual_encoder",
     "image_backbone",
     "image_classifier",
     "resnet",
     "small_convnet",
     "small_resnet",
+    "towers",
 ]

@@ -1,0 +1,145 @@
+"""Dual encoders: values, gradients over replicas, real towers, errors."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from mrl_keras import MatryoshkaLoss, SymmetricContrastive, per_prefix
+from mrl_keras.models import (
+    GatheredBatch,
+    GlobalSymmetricContrastive,
+    InBatchAccuracy,
+    bert_tower,
+    dual_encoder,
+    image_backbone,
+    towers,
+)
+from tests.support.global_contrastive import DIMS, made_model, pairs, tower
+
+RNG = np.random.default_rng(0)
+
+
+def test_two_replicas_train_as_one(tmp_path):
+    """Weights, loss and accuracy after eight steps, negatives from both replicas."""
+    found = {}
+    for replicas in (1, 2):
+        path = tmp_path / f"{replicas}.npz"
+        command = [sys.executable, "-m", "tests.support.global_contrastive", str(replicas), path]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr[-3000:]
+        with np.load(path, allow_pickle=False) as saved:
+            found[replicas] = dict(saved)
+    one = found[1]
+    assert one.keys() == found[2].keys()
+    assert {"False/loss", "True/in_batch_top_1_d4", "False/loss_d8"} <= one.keys()
+    assert one["False/loss"][-1] < one["False/loss"][0] - 0.1
+    for name, value in one.items():
+        np.testing.assert_allclose(found[2][name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_logits_are_cosines_of_prefixes_over_the_temperature():
+    model = made_model(False)
+    x = pairs()
+    image, text = (part.predict(x, verbose=0) for part in towers_by_name(model))
+    logits = model.predict(x, batch_size=32, verbose=0)
+    assert logits.shape == (32, len(DIMS), 32)
+    for p, dim in enumerate(DIMS):
+        rows, columns = (
+            e[:, :dim] / np.linalg.norm(e[:, :dim], axis=1, keepdims=True) for e in (image, text)
+        )
+        np.testing.assert_allclose(logits[:, p], rows @ columns.T / 0.2, rtol=1e-4, atol=1e-5)
+
+
+def towers_by_name(model):
+    """Towers that take the dict of all inputs."""
+    return [keras.Model(model.input, part(model.input[name])) for name, part in named(model)]
+
+
+def named(model):
+    return zip(("image", "text"), towers(model), strict=True)
+
+
+def test_on_one_replica_the_loss_is_the_symmetric_one():
+    logits = RNG.normal(0, 30, (6, 3, 6)).astype("float32")
+    alone = MatryoshkaLoss(SymmetricContrastive(), [1.0, 2.0, 3.0])
+    over_all = MatryoshkaLoss(GlobalSymmetricContrastive(), [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(over_all(np.zeros(6), logits), alone(np.zeros(6), logits), rtol=1e-6)
+
+
+def test_hand_worked_loss_and_accuracy():
+    logits = np.log([[3.0, 1.0], [5.0, 4.0]])
+    expected = -np.log([3 / 4 * 3 / 8, 4 / 9 * 4 / 5]) / 2
+    loss = GlobalSymmetricContrastive(reduction=None)
+    np.testing.assert_allclose(loss([0, 0], logits), expected, rtol=1e-6)
+    metric = InBatchAccuracy()
+    metric.update_state([0, 0], logits)
+    assert float(metric.result()) == 0.5
+
+
+def test_model_garden_towers_train_compiled_and_survive_a_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2}
+    image = image_backbone("garden:vit", (16, 16, 3), patch_size=8, mlp_dim=32, **sizes)
+    text = bert_tower(6, vocab_size=30, inner_dim=32, **sizes)
+    model = dual_encoder(image, text, [4, 16])
+    loss = MatryoshkaLoss(GlobalSymmetricContrastive())
+    metrics = per_prefix(InBatchAccuracy(), [4, 16])
+    model.compile("adam", loss=loss, metrics=metrics, jit_compile=True)
+    words = RNG.integers(1, 30, (8, 6)).astype("int32")
+    x = {
+        "images": RNG.uniform(0, 255, (8, 16, 16, 3)).astype("float32"),
+        "input_word_ids": words,
+        "input_mask": np.ones_like(words),
+        "input_type_ids": np.zeros_like(words),
+    }
+    before = [weight.numpy() for weight in model.trainable_variables]
+    history = model.fit(x, np.zeros(8), epochs=12, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0] - 1
+    after = [weight.numpy() for weight in model.trainable_variables]
+    # A key's bias adds the same number to all of a query's scores: softmax does not see it.
+    changes = zip(before, after, model.trainable_variables, strict=True)
+    assert all((a != b).any() or "key" in w.name for a, b, w in changes)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for a, b in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    again = towers(loaded)[0].predict(x["images"], verbose=0)
+    np.testing.assert_allclose(again, towers(model)[0].predict(x["images"], verbose=0), atol=1e-6)
+
+
+def test_config_of_the_parts():
+    loss = GlobalSymmetricContrastive(reduction="sum", name="other", dtype="float64")
+    again = GlobalSymmetricContrastive.from_config(loss.get_config())
+    assert again.get_config() == loss.get_config()
+    metric = InBatchAccuracy.from_config(InBatchAccuracy(name="other").get_config())
+    assert metric.name == "other"
+    assert GatheredBatch.from_config(GatheredBatch(name="here").get_config()).name == "here"
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "dims", "message"),
+    [
+        (("image", 6), ("image", 5), DIMS, r"inputs of different names. Both have \['image'\]"),
+        (("image", 6), ("text", 5), [2, 4], "must end at the embedding width 8"),
+    ],
+)
+def test_towers_that_do_not_fit(image, text, dims, message):
+    with pytest.raises(ValueError, match=message):
+        dual_encoder(tower(*image), tower(*text), dims)
+
+
+def test_towers_without_embeddings():
+    wide = keras.Input((4, 8), name="wide")
+    with pytest.raises(ValueError, match=r"`text_tower` must be .* output shape \(None, 4, 8\)"):
+        dual_encoder(tower("image", 6), keras.Model(wide, wide), DIMS)
+    narrow = keras.Input((4,), name="narrow")
+    with pytest.raises(ValueError, match=r"widths 8 \(image\) and 4 \(text\)"):
+        dual_encoder(tower("image", 6), keras.Model(narrow, narrow), DIMS)
+
+
+def test_logits_of_another_shape():
+    with pytest.raises(ValueError, match=r"of all 1 replicas. Received \(2, 3\)"):
+        GlobalSymmetricContrastive()(np.zeros(2), np.zeros((2, 3), "float32"))
