@@ -1,6 +1,7 @@
 """The image classification recipes: each trains compiled, evaluates, exports and reloads."""
 
 import csv
+import importlib
 import itertools
 import pathlib
 import sys
@@ -8,6 +9,8 @@ import sys
 import keras
 import numpy as np
 import pytest
+from optimizers import optimizer
+from tasks.image_classification import Task, nesting_dims
 
 from mrl_keras import MatryoshkaLoss
 from mrl_keras.export import load
@@ -16,32 +19,17 @@ RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
 CONFIGS = ("resnet50_imagenet", "vit_b16_jft", "cifar10_resnet", "cifar10_vit")
 
 
-@pytest.fixture(autouse=True)
-def recipes_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-
-
 def get_config(name, mode="tiny", **changes):
-    import importlib
-
     config = importlib.import_module(f"configs.{name}").get_config(mode)
     config.update(changes)
     return config
 
 
-def get_task(config):
-    from tasks.image_classification import Task
-
-    return Task(config)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_path):
-    from optimizers import optimizer
-
     config = get_config(name)
     keras.utils.set_random_seed(0)
-    task = get_task(config)
+    task = Task(config)
     model = task.model()
     model.compile(
         optimizer(config, model.trainable_variables),
@@ -90,8 +78,6 @@ def test_full_size_values_are_the_papers(name):
         assert optimizer.weight_decay == 1e-4
         assert tuple(config.data.resolution) == (160, 192)
         assert config.data.eval_resolution == 256
-    from tasks.image_classification import nesting_dims
-
     expected = {
         "resnet50_imagenet": [8, 16, 32, 64, 128, 256, 512, 1024, 2048],
         "vit_b16_jft": [12, 24, 48, 96, 192, 384, 768],
@@ -102,8 +88,6 @@ def test_full_size_values_are_the_papers(name):
 
 
 def test_ablations():
-    from tasks.image_classification import nesting_dims
-
     config = get_config("resnet50_imagenet", "")
     assert list(nesting_dims(get_config("resnet50_imagenet", "", smallest_dim=4)))[:2] == [4, 8]
     config.spacing = "uniform"
@@ -111,14 +95,14 @@ def test_ablations():
     config.head, config.ff_dim = "ff", 256
     assert list(nesting_dims(config)) == [256]
     boosted = get_config("cifar10_resnet", relative_importance="2:2,4:1.5")
-    loss = get_task(boosted).loss()
+    loss = Task(boosted).loss()
     assert isinstance(loss, MatryoshkaLoss)
     assert loss.relative_importance == (2.0, 1.5, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("head", ["mrl_e", "ff"])
 def test_other_heads(head):
-    task = get_task(get_config("cifar10_resnet", head=head))
+    task = Task(get_config("cifar10_resnet", head=head))
     model = task.model()
     assert model.output_shape == (None, 1 if head == "ff" else 4, 4)
     values = dict(task.evaluate(model))
@@ -127,7 +111,7 @@ def test_other_heads(head):
 
 
 def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
-    task = get_task(get_config("cifar10_resnet"))
+    task = Task(get_config("cifar10_resnet"))
     whole = list(itertools.islice(task.train_data(8, seed=3), 12))
     later = list(itertools.islice(task.train_data(8, seed=3, start_step=7), 5))
     for (a, b), (c, d) in zip(whole[7:], later, strict=True):
@@ -151,7 +135,7 @@ def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
 def test_wrong_values_are_one_clear_error(changes, message):
     config = get_config("cifar10_resnet", **changes)
     with pytest.raises(ValueError, match=message):
-        task = get_task(config)
+        task = Task(config)
         task.loss()
         task.model()
 
@@ -159,7 +143,7 @@ def test_wrong_values_are_one_clear_error(changes, message):
 def test_missing_data_set(tmp_path):
     config = get_config("cifar10_resnet", "", data={"name": "nowhere", "data_dir": str(tmp_path)})
     with pytest.raises(ValueError, match=f"named 'nowhere', neither .* in {tmp_path}"):
-        get_task(config)
+        Task(config)
 
 
 def test_unknown_mode():

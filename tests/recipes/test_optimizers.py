@@ -2,8 +2,7 @@ import keras
 import ml_collections
 import numpy as np
 import pytest
-
-from recipes.optimizers import MomentumSGD, Schedule, optimizer
+from optimizers import MomentumSGD, Schedule, optimizer
 
 
 def config(steps=100, gradient_accumulation=1, **values):
