@@ -5,8 +5,8 @@
         --config.steps=20 --config.optimizer.learning_rate=0.1
 
 Every value of a config can be given as `--config.NAME=VALUE`; an unknown name is an error. The
-work directory gets config.json, checkpoints/, logs/ (TensorBoard, a curve for each prefix) and,
-unless --evaluate=False, results.csv.
+work directory gets config.json, checkpoints/, logs/ (TensorBoard, a curve for each prefix),
+cost.json (CPU and wall seconds) and, unless --evaluate=False, results.csv.
 """
 
 import os

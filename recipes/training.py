@@ -9,6 +9,7 @@ import time
 
 import keras
 import ml_collections
+import psutil
 import tensorflow as tf
 from optimizers import optimizer
 from tasks import task
@@ -55,9 +56,17 @@ class Run:
     def path(self, name) -> str:
         return os.path.join(self.workdir, name)
 
-    def write_config(self):
-        with atomic_file(self.path("config.json")) as temporary, open(temporary, "w") as file:
-            json.dump(self.config.to_dict(), file, indent=2, sort_keys=True)
+    def cost(self) -> dict[str, float]:
+        """CPU and wall seconds that training has taken so far."""
+        path = self.path("cost.json")
+        if not os.path.exists(path):
+            return {"cpu_seconds": 0.0, "wall_seconds": 0.0}
+        with open(path) as file:
+            return json.load(file)
+
+    def write_json(self, name, content):
+        with atomic_file(self.path(name)) as temporary, open(temporary, "w") as file:
+            json.dump(content, file, indent=2, sort_keys=True)
             file.write("\n")
 
 
@@ -113,7 +122,7 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
         model = compiled(config, the_task)
         start = run.checkpoints.restore(model)
     if chief:
-        run.write_config()
+        run.write_json("config.json", config.to_dict())
     if start >= config.steps:
         print(f"{workdir} is trained: {start} steps", flush=True)
         return model
@@ -134,6 +143,7 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
             callbacks=[
                 _Save(run.checkpoints, config.checkpoint_every, chief),
                 _Throughput(config.batch_size),
+                *([_Cost(run)] if chief else []),
                 keras.callbacks.TensorBoard(logs, write_graph=False),
             ],
             verbose=verbose if chief else 0,
@@ -185,6 +195,23 @@ class _Throughput(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None and self._steps:
             logs["examples_per_second"] = round(self._steps * self._rows / self._spent, 1)
+
+
+class _Cost(keras.callbacks.Callback):
+    """What a run has cost so far, in cost.json: CPU and wall seconds of the process (start and
+    reading included), added up over the restarts, written after every epoch."""
+
+    def __init__(self, run):
+        super().__init__()
+        self._run, self._before = run, run.cost()
+
+    def on_epoch_end(self, epoch, logs=None):
+        since_start = {
+            "cpu_seconds": time.process_time(),
+            "wall_seconds": time.time() - psutil.Process().create_time(),
+        }
+        cost = {key: round(self._before[key] + value, 1) for key, value in since_start.items()}
+        self._run.write_json("cost.json", cost)
 
 
 def run_main(main, flags):

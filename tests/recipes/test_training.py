@@ -86,6 +86,9 @@ def test_a_run_writes_config_checkpoints_logs_and_results(uninterrupted):
     assert steps == ["step-000000030.npz", "step-000000040.npz"]
     assert list((folder / "logs" / "train").iterdir())
     assert "examples_per_second" in output
+    cost = json.loads((folder / "cost.json").read_text())
+    assert cost["cpu_seconds"] > 0
+    assert cost["wall_seconds"] > 0
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["step"] for row in rows} == {"40"}
