@@ -11,15 +11,15 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.checks import as_int, whole_number
+from mrl_keras.checks import whole_number
 from mrl_keras.data.augmentation import (
     centre_crop,
     decode_image,
     pad_crop_flip,
     random_bits,
     random_resized_crop,
-    shuffled,
 )
+from mrl_keras.data.epochs import epochs_of_records, epochs_of_rows, ready
 from mrl_keras.data.image_records import file_records, parsed, record_files
 from mrl_keras.data.image_sets import checked_split, class_names
 
@@ -73,25 +73,16 @@ def array_batches(
         raise ValueError("There are no examples to train on: the split is empty.")
     if augment not in AUGMENTATIONS:
         raise ValueError(f"`augment` must be one of {AUGMENTATIONS}. Received {augment!r}.")
-    batch_size, start_step = _checked_position(batch_size, start_step)
-    (index, workers), dtype = _checked_shard(shard), _checked_dtype(dtype)
-    pixels = tf.constant(images.images)
+    dtype, pixels = _checked_dtype(dtype), tf.constant(images.images)
     labels = tf.constant(np.asarray(images.labels, "int64"))
-    seed = tf.fill([batch_size], tf.constant(as_int(seed, "`seed`"), tf.int64))
 
-    def read(step):
-        first = (step * workers + index) * batch_size
-        positions = first + tf.range(batch_size, dtype=tf.int64)
-        epoch = positions // count
-        rows = shuffled(positions % count, tf.stack([seed, epoch], 1), count)
+    def read(rows, seeds):
         batch = tf.gather(pixels, rows)
         if augment:
-            batch = pad_crop_flip(batch, tf.stack([seed, epoch, rows], 1))
+            batch = pad_crop_flip(batch, seeds)
         return tf.cast(batch, dtype), tf.gather(labels, rows)
 
-    steps = tf.data.Dataset.range(start_step, np.iinfo("int64").max)
-    # Two calls keep their order and leave the other threads to the training step.
-    return _ready(steps.map(read, num_parallel_calls=2, deterministic=True))
+    return epochs_of_rows(count, read, batch_size, seed, shard, start_step)
 
 
 def streamed_batches(
@@ -132,51 +123,30 @@ def streamed_batches(
         ValueError: no such split, an empty one, files of another format, or an argument out of
             range. While reading, `clear_image_errors` makes such of corrupt images and labels.
     """
-    batch_size, start_step = _checked_position(batch_size, start_step)
-    shard, dtype = _checked_shard(shard), _checked_dtype(dtype)
-    seed, classes = as_int(seed, "`seed`"), len(class_names(builder))
-    stages = _remaining(resolution, start_step)
-    files, lengths = record_files(builder, checked_split(builder, split))
-    by_file = len(files) >= shard[1]
-    if by_file:
-        files, lengths = files[shard[0] :: shard[1]], lengths[shard[0] :: shard[1]]
-        length = sum(lengths)
-    else:
-        length = len(range(shard[0], sum(lengths), shard[1]))
-    if length == 0:
-        raise ValueError(f"The split {split!r} holds no example for worker {shard[0]}.")
-    first_epoch, behind = divmod(start_step * batch_size, length)
+    dtype, classes = _checked_dtype(dtype), len(class_names(builder))
+    stages = _remaining(resolution, whole_number(start_step, "`start_step`", 0))
 
-    def epoch_records(epoch):
-        order = shuffled(
-            tf.range(len(files), dtype=tf.int64),
-            tf.repeat([[tf.constant(seed, tf.int64), epoch]], len(files), axis=0),
-            len(files),
-        )
-        names = tf.data.Dataset.from_tensor_slices(tf.gather(tf.constant(files), order))
-        records = names.interleave(file_records, files_at_once)
-        if not by_file:
-            records = records.shard(shard[1], shard[0])
-        words = tf.constant([[seed]], tf.int64), tf.reshape(epoch, (1, 1))
-        draw = tf.cast(random_bits(tf.concat(words, 1), 0)[0] // 2, tf.int64)
-        records = records.shuffle(shuffle_buffer, seed=draw).enumerate()
-        return records.map(lambda place, record: (epoch, place, record))
-
-    def crop(number, example):
-        epoch, place, (name, row, record) = example
+    def read(step, seeds, name, row, record):
         encoded, label = parsed(builder, record, name, row, classes)
-        size = _resolution_at(stages, start_step + number // batch_size)
-        words = [seed, epoch, place, shard[0]]
-        bits = random_bits(tf.stack([tf.cast(word, tf.int64) for word in words])[None], 0)
-        image_seed = tf.bitcast(bits[0], tf.int32)
-        return _pixels(random_resized_crop(encoded, image_seed, size), dtype), label
+        return crop_at(stages, step, encoded, seeds, dtype), label
 
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
-    # Only the first epoch has records that an earlier run has used; they stay undecoded.
-    begun = epoch_records(tf.constant(first_epoch, tf.int64)).skip(behind)
-    records = begun.concatenate(epochs.skip(1).flat_map(epoch_records)).enumerate()
-    examples = records.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _ready(examples.batch(batch_size, drop_remainder=True))
+    options = {"shuffle_buffer": shuffle_buffer, "files_at_once": files_at_once}
+    return epochs_of_records(builder, split, read, batch_size, seed, shard, start_step, **options)
+
+
+def crop_at(stages, step, encoded, seeds, dtype):
+    """A random resized crop (pixels, pixels, 3) of an encoded image, in the step's resolution.
+
+    Args:
+        stages: list of (first step, pixels).
+        step: scalar int64.
+        encoded: scalar string.
+        seeds: int64 (1, words).
+        dtype: str, of the result.
+    """
+    image_seed = tf.bitcast(random_bits(seeds, 0)[0], tf.int32)
+    image = random_resized_crop(encoded, image_seed, _resolution_at(stages, step))
+    return _pixels(image, dtype)
 
 
 def evaluation_batches(
@@ -216,7 +186,7 @@ def evaluation_batches(
         dataset = tf.data.Dataset.from_tensor_slices(arrays)
         if resolution is None:
             dataset = dataset.batch(batch_size, drop_remainder)
-            return _ready(dataset.map(lambda image, label: (tf.cast(image, dtype), label)))
+            return ready(dataset.map(lambda image, label: (tf.cast(image, dtype), label)))
     else:
         size, classes = whole_number(resolution, "`resolution`"), len(class_names(source))
         files, _ = record_files(source, checked_split(source, split))
@@ -232,34 +202,13 @@ def evaluation_batches(
         lambda image, label: (_pixels(centre_crop(image, size, crop), dtype), label),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    return _ready(dataset.batch(batch_size, drop_remainder))
-
-
-def _checked_position(batch_size, start_step):
-    return whole_number(batch_size, "`batch_size`"), whole_number(start_step, "`start_step`", 0)
-
-
-def _checked_shard(shard):
-    index, count = shard
-    count = whole_number(count, "The count of `shard`")
-    index = whole_number(index, "The index of `shard`", least=0)
-    if index >= count:
-        raise ValueError(f"The index of `shard` must be below the count {count}. Received {index}.")
-    return index, count
+    return ready(dataset.batch(batch_size, drop_remainder))
 
 
 def _checked_dtype(dtype):
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received {dtype!r}.")
     return dtype
-
-
-def _ready(dataset):
-    options = tf.data.Options()
-    options.deterministic = True
-    # The shards are cut here, and by file where the files allow; a strategy must not cut again.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def _pixels(image, dtype):
