@@ -29,16 +29,19 @@ from mrl_keras.files import atomic_file
 PACKAGES = ("mrl_keras", "keras", "tensorflow", "numpy")
 
 
-def interleaved_medians(systems: dict[Hashable, Callable[[], object]], repeats: int) -> dict:
+def interleaved_medians(
+    systems: dict[Hashable, Callable[[], object]], repeats: int, warm_up: int = 3
+) -> dict:
     """Median seconds of one call of every system, measured in turns in this process.
 
     In every round each system runs once, and each round starts with another one, so that
-    a change of clock rate or load meets all of them alike. Three calls before the
-    measurement compile, allocate and warm up.
+    a change of clock rate or load meets all of them alike. The first calls, which compile,
+    allocate and warm up, are not measured.
 
     Args:
         systems: from names to functions without arguments.
         repeats: rounds, an int of at least 1.
+        warm_up: calls of each system before them, an int. Default 3.
 
     Returns:
         A dict from the names to seconds.
@@ -46,7 +49,7 @@ def interleaved_medians(systems: dict[Hashable, Callable[[], object]], repeats: 
     if repeats < 1:
         raise ValueError(f"`repeats` must be at least 1. Received {repeats}.")
     for call in systems.values():
-        for _ in range(3):
+        for _ in range(warm_up):
             call()
     order, seconds = list(systems), {name: [] for name in systems}
     gc.collect()

@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "recipes" / "benchmarks"
 
 
@@ -61,3 +63,16 @@ def test_cascade(tmp_path):
     for row in rows:
         assert float(row["ratio_to_full_width"]) > 0
         assert 8 <= float(row["mean_dim"]) <= 32
+
+
+def test_step_cost(tmp_path):
+    pytest.importorskip("official")
+    rows = run_tiny("step_cost.py", tmp_path)
+    assert [(row["model"], row["system"]) for row in rows] == [
+        ("resnet50", "FF"),
+        ("resnet50", "MRL"),
+        ("resnet50", "MRL-E"),
+        ("bert", "FF"),
+        ("bert", "MRL-E"),
+    ]
+    assert all(float(row["ratio_to_ff"]) > 0 for row in rows)
