@@ -1,11 +1,18 @@
-"""Baselines of MRL: reductions of an embedding that was trained without nesting.
+"""Baselines of MRL: reductions of an embedding that was trained without nesting, and networks.
 
-Each has `fit` on training data only and `transform(embeddings, dim)`. The fixed feature baseline
-FF-k needs nothing here: it is `mrl_keras.models.image_classifier` with `nesting_dims=[k]`.
+A reduction has `fit` on training data only and `transform(embeddings, dim)`. Networks that are
+trained like MRL's: `slimmable_classifier`, and the fixed feature baseline FF-k, which is
+`mrl_keras.models.image_classifier` with `nesting_dims=[k]`.
 """
 
 from mrl_keras.baselines.classifier_svd import ClassifierSVD
 from mrl_keras.baselines.reductions import PCA, SVD, RandomFeatures, RandomProjection, Truncation
+from mrl_keras.baselines.slimmable import (
+    Slimmable,
+    slimmable_classifier,
+    slimmable_dims,
+    slimmed,
+)
 
 __all__ = [
     "ClassifierSVD",
@@ -13,5 +20,9 @@ __all__ = [
     "RandomFeatures",
     "RandomProjection",
     "SVD",
+    "Slimmable",
     "Truncation",
+    "slimmable_classifier",
+    "slimmable_dims",
+    "slimmed",
 ]

@@ -23,6 +23,7 @@ def defaults():
     config.spacing = "log"
     config.dims_count = 11
     config.ff_dim = 8
+    config.slimmable_widths = (0.25, 0.5, 0.75, 1.0)
     config.relative_importance = ""
     config.label_smoothing = 0.0
 

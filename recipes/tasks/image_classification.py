@@ -2,12 +2,14 @@
 
 Configuration keys beside those that all tasks share:
 
-    head                 "mrl", "mrl_e" (weight-tied) or "ff" (fixed feature: one prefix alone)
+    head                 "mrl", "mrl_e" (weight-tied), "ff" (fixed feature: one prefix alone) or
+                         "slimmable" (the whole network at several widths, no prefixes)
     nesting_dims         M as a tuple; empty takes `spacing`, `smallest_dim` and the width
     smallest_dim         8 in the paper; 4 and 6 in Table 28
     spacing              "log" (halving) or "uniform" (Table 29); uniform takes `dims_count` dims
     dims_count           see `spacing`
     ff_dim               k of FF-k, the width that an "ff" model classifies with
+    slimmable_widths     fractions of the channels that a "slimmable" network runs at
     relative_importance  weights c_m by dim, such as "8:2,16:1.5" (8+16boost of Table 27); empty
                          is 1 for all
     label_smoothing      in [0, 1)
@@ -30,6 +32,7 @@ from mrl_keras import (
     SmoothedSparseCategoricalCrossentropy,
     per_prefix,
 )
+from mrl_keras.baselines import slimmable_classifier, slimmable_dims
 from mrl_keras.data import (
     LabelledImages,
     array_batches,
@@ -45,7 +48,7 @@ from mrl_keras.evaluation import head_accuracy, knn_accuracy
 from mrl_keras.export import export_saved_model
 from mrl_keras.models import image_backbone, image_classifier
 
-HEADS = ("mrl", "mrl_e", "ff")
+HEADS = ("mrl", "mrl_e", "ff", "slimmable")
 SPACINGS = ("log", "uniform")
 AUGMENTATIONS = ("pad_crop_flip", "random_resized_crop", "none")
 
@@ -102,6 +105,9 @@ class Task:
                 f"`ff_dim` must not exceed the embedding width {width}. "
                 f"Received {self.config.ff_dim}."
             )
+        if self.config.head == "slimmable":
+            widths = tuple(self.config.slimmable_widths)
+            return slimmable_classifier(backbone, self.source.classes, widths)
         efficient = self.config.head == "mrl_e"
         return image_classifier(backbone, self.source.classes, self.dims, efficient)
 
@@ -127,10 +133,14 @@ class Task:
         """Yields (name, accuracy): "top1/linear/8" of the head, "top1/1nn/8" of neighbours.
 
         1-NN is also measured at the interpolated dims; so is MRL-E's sliced classifier. The
-        neighbours are training images without augmentation.
+        neighbours are training images without augmentation. A slimmable network is measured by
+        the embedding of each width.
         """
+        if self.config.head == "slimmable":
+            yield from self._evaluate_slimmable(model)
+            return
         encoder, head = encoder_of(model, self.config.jit_compile), model.get_layer("head")
-        test_x, test_y = self._embed(encoder, self.source.test, self.config.data.eval_split)
+        test_x, test_y = self._predict(encoder, self.source.test, self.config.data.eval_split)
         linear = head_accuracy(_logits(head, test_x), test_y, self.dims)
         if head.efficient:
             for dim in self.dims.interpolated():
@@ -138,7 +148,7 @@ class Task:
                 linear |= head_accuracy(one, test_y, [dim])
         for dim in sorted(linear):
             yield f"top1/linear/{dim}", linear[dim]
-        train_x, train_y = self._embed(
+        train_x, train_y = self._predict(
             encoder,
             self.source.train,
             self.config.data.train_split,
@@ -148,8 +158,30 @@ class Task:
         for dim, value in knn_accuracy(train_x, train_y, test_x, test_y, dims).items():
             yield f"top1/1nn/{dim}", value
 
+    def _evaluate_slimmable(self, model):
+        names = [f"embedding_at_{dim}" for dim in self.dims]
+        outputs = [model.output, *(model.get_layer(name).output for name in names)]
+        network = keras.Model(model.input, outputs, name="slimmable_encoder")
+        network.compile(jit_compile=self.config.jit_compile)
+        data, most = self.config.data, self.config.evaluation.database
+        logits, *test, test_y = self._predict(network, self.source.test, data.eval_split)
+        _, *train, train_y = self._predict(network, self.source.train, data.train_split, most)
+        for dim, value in head_accuracy(logits, test_y, self.dims).items():
+            yield f"top1/linear/{dim}", value
+        for dim, train_x, test_x in zip(self.dims, train, test, strict=True):
+            yield f"top1/1nn/{dim}", knn_accuracy(train_x, train_y, test_x, test_y, [dim])[dim]
+
     def export(self, model, directory):
-        """Writes `directory`/VERSION, a SavedModel with `embed` and `classify` from raw images."""
+        """Writes `directory`/VERSION, a SavedModel with `embed` and `classify` from raw images.
+
+        Raises:
+            ValueError: a slimmable network, whose embeddings are no prefixes of one embedding.
+        """
+        if self.config.head == "slimmable":
+            raise ValueError(
+                "A slimmable network has no prefixes to serve: each width's embedding is another. "
+                "Give `mrl_keras.baselines.slimmed(model, dim).export` a folder instead."
+            )
         return export_saved_model(
             directory,
             encoder=encoder_of(model, self.config.jit_compile),
@@ -170,18 +202,19 @@ class Task:
             data.dtype,
         )
 
-    def _embed(self, encoder, images, split, most=0):
-        """(embeddings, labels) of a split, at most the first `most` examples."""
+    def _predict(self, network, images, split, most=0):
+        """[outputs of the network..., labels] of a split, at most the first `most` examples."""
         batch_size = self.config.evaluation.batch_size
         dataset = self._batches(images, split, batch_size)
         if most:
             dataset = dataset.unbatch().take(most).batch(batch_size)
-        labels, embeddings = [], []
+        batches = []
         with clear_image_errors(self.config.data.name):
             for batch, label in dataset:
-                embeddings.append(np.asarray(encoder.predict_on_batch(batch), "float32"))
-                labels.append(label.numpy())
-        return np.concatenate(embeddings), np.concatenate(labels)
+                found = network.predict_on_batch(batch)
+                found = found if isinstance(found, list) else [found]
+                batches.append([*(np.asarray(one, "float32") for one in found), label.numpy()])
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def nesting_dims(config):
@@ -193,6 +226,8 @@ def nesting_dims(config):
     if config.head == "ff":
         return NestingDims([config.ff_dim])
     width = config.model.width or config.embedding_width
+    if config.head == "slimmable":
+        return slimmable_dims(width, tuple(config.slimmable_widths))
     if len(config.nesting_dims):
         return NestingDims(config.nesting_dims, width=width)
     if config.spacing == "uniform":

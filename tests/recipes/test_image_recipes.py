@@ -110,6 +110,30 @@ def test_other_heads(head):
     assert "top1/1nn/2" in values
 
 
+def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_path):
+    config = get_config("cifar10_resnet", head="slimmable")
+    task = Task(config)
+    assert list(task.dims) == [4, 8, 12, 16]
+    model = task.model()
+    model.compile(
+        optimizer(config, model.trainable_variables),
+        task.loss(),
+        metrics=task.metrics(),
+        jit_compile=True,
+    )
+    data = task.train_data(config.batch_size, config.seed)
+    history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
+    assert np.isfinite(history["loss"][0])
+    assert "top_1_d12" in history
+    values = dict(task.evaluate(model))
+    assert list(values) == [f"top1/{kind}/{m}" for kind in ("linear", "1nn") for m in task.dims]
+    checked = model.evaluate(task.validation_data(16), verbose=0, return_dict=True)
+    for dim in task.dims:
+        assert values[f"top1/linear/{dim}"] == pytest.approx(checked[f"top_1_d{dim}"])
+    with pytest.raises(ValueError, match="has no prefixes to serve"):
+        task.export(model, tmp_path)
+
+
 def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
     task = Task(get_config("cifar10_resnet"))
     whole = list(itertools.islice(task.train_data(8, seed=3), 12))
@@ -128,6 +152,7 @@ def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
         ({"relative_importance": "2=1"}, '`relative_importance` must list dims .* "2=1"|2=1'),
         ({"relative_importance": "3:1"}, r"must be one of the trained prefixes .* Received 3"),
         ({"head": "ff", "ff_dim": 99}, "`ff_dim` must not exceed the embedding width 16"),
+        ({"head": "slimmable", "slimmable_widths": (0.5,)}, "`widths` must end at 1"),
         ({"model": {"backbone": "resnet51"}}, "backbone's name must be one of .*'resnet51'"),
         ({"data": {"augment": "mixup"}}, "`data.augment` must be one of"),
     ],
