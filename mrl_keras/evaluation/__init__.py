@@ -10,6 +10,7 @@ from mrl_keras.evaluation.disagreement import (
     relative_class_accuracy,
 )
 from mrl_keras.evaluation.few_shot import FewShotAccuracy, few_shot_accuracy
+from mrl_keras.evaluation.graded_retrieval import ndcg, pair_recall
 from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
 from mrl_keras.evaluation.neighbours import knn_accuracy, majority_vote
 from mrl_keras.evaluation.retrieval_tables import (
@@ -20,12 +21,15 @@ from mrl_keras.evaluation.retrieval_tables import (
 )
 from mrl_keras.evaluation.robustness import RobustnessRow, robustness_accuracy
 from mrl_keras.evaluation.superclass import superclass_accuracy, superclasses_of
+from mrl_keras.evaluation.text_similarity import prefix_cosines, spearman
+from mrl_keras.evaluation.zero_shot import TEMPLATES, prompts, zero_shot_accuracy
 
 __all__ = [
     "AccuracyTable",
     "CosineSpan",
     "FewShotAccuracy",
     "RobustnessRow",
+    "TEMPLATES",
     "adaptive_grid",
     "class_accuracy",
     "class_trends",
@@ -37,11 +41,17 @@ __all__ = [
     "knn_accuracy",
     "linear_probe_accuracy",
     "majority_vote",
+    "ndcg",
+    "pair_recall",
     "oracle_accuracy",
     "plan_retrieval_table",
+    "prefix_cosines",
+    "prompts",
     "relative_class_accuracy",
     "robustness_accuracy",
     "shortlist_lengths",
+    "spearman",
     "superclass_accuracy",
     "superclasses_of",
+    "zero_shot_accuracy",
 ]
