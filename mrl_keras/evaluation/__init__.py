@@ -1,6 +1,7 @@
 """Evaluators over arrays of embeddings and logits, at every prefix."""
 
 from mrl_keras.evaluation.accuracy_table import AccuracyTable
+from mrl_keras.evaluation.cache import ResultCache, content_key
 from mrl_keras.evaluation.cosine_spans import CosineSpan, cosine_spans
 from mrl_keras.evaluation.disagreement import (
     class_accuracy,
@@ -28,11 +29,13 @@ __all__ = [
     "AccuracyTable",
     "CosineSpan",
     "FewShotAccuracy",
+    "ResultCache",
     "RobustnessRow",
     "TEMPLATES",
     "adaptive_grid",
     "class_accuracy",
     "class_trends",
+    "content_key",
     "cosine_spans",
     "exact_retrieval_table",
     "few_shot_accuracy",
