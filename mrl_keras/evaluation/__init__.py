@@ -13,7 +13,8 @@ from mrl_keras.evaluation.disagreement import (
 from mrl_keras.evaluation.few_shot import FewShotAccuracy, few_shot_accuracy
 from mrl_keras.evaluation.graded_retrieval import ndcg, pair_recall
 from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
-from mrl_keras.evaluation.neighbours import knn_accuracy, majority_vote
+from mrl_keras.evaluation.long_tail import LongTailAccuracy, long_tail_accuracy
+from mrl_keras.evaluation.neighbours import among_votes, knn_accuracy, majority_vote
 from mrl_keras.evaluation.retrieval_tables import (
     adaptive_grid,
     exact_retrieval_table,
@@ -29,10 +30,12 @@ __all__ = [
     "AccuracyTable",
     "CosineSpan",
     "FewShotAccuracy",
+    "LongTailAccuracy",
     "ResultCache",
     "RobustnessRow",
     "TEMPLATES",
     "adaptive_grid",
+    "among_votes",
     "class_accuracy",
     "class_trends",
     "content_key",
@@ -43,6 +46,7 @@ __all__ = [
     "head_accuracy",
     "knn_accuracy",
     "linear_probe_accuracy",
+    "long_tail_accuracy",
     "majority_vote",
     "ndcg",
     "pair_recall",

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
+from mrl_keras.checks import whole_number
 from mrl_keras.evaluation.neighbours import check_labels
 from mrl_keras.nesting import NestingDims
 
 
-def head_accuracy(nested_logits, labels, dims) -> dict[int, float]:
-    """Top-1 accuracy of a trained head at each of its prefixes (Table 1).
+def head_accuracy(nested_logits, labels, dims, top: int = 1) -> dict[int, float]:
+    """Top-k accuracy of a trained head at each of its prefixes (Tables 1 and 4).
 
     Args:
         nested_logits: (examples, prefixes, classes), the output of `MatryoshkaDense`.
         labels: ints (examples,).
         dims: ints, the prefixes on axis 1.
+        top: int, k; an example is right when its class is among the k of highest logit. Of equal
+            logits the first class comes first. Default 1.
 
     Returns:
         dict from dim to the fraction of examples classified right.
 
     Raises:
-        ValueError: shapes that don't fit.
+        ValueError: shapes that don't fit, no examples, NaN logits, labels outside the classes, or
+            more than there are asked for with `top`.
 
     Example:
 
@@ -37,12 +41,48 @@ def head_accuracy(nested_logits, labels, dims) -> dict[int, float]:
             f"`nested_logits` must be (examples, {len(dims)} prefixes, classes) for the dims "
             f"{list(dims)}. Received shape {logits.shape}."
         )
-    right = logits.argmax(axis=-1) == labels[:, None]
-    return {dim: float(value) for dim, value in zip(dims, right.mean(axis=0), strict=True)}
+    if not len(logits) or np.isnan(logits).any():
+        what = "NaN" if len(logits) else "no example"
+        raise ValueError(f"`nested_logits` must hold numbers of at least one example, not {what}.")
+    classes = logits.shape[-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"`labels` must lie from 0 to {classes - 1}. Received {labels.min()} to {labels.max()}."
+        )
+    right = among_top(logits, labels, top).mean(axis=0)
+    return {dim: float(value) for dim, value in zip(dims, right, strict=True)}
+
+
+def among_top(scores, places, top: int) -> np.ndarray:
+    """Whether the class at `places` is among the `top` of highest score; of equals the first wins.
+
+    Args:
+        scores: (examples, prefixes, classes).
+        places: ints (examples,), positions on the last axis.
+        top: int, at most the classes.
+
+    Returns:
+        bools (examples, prefixes).
+    """
+    if whole_number(top, "`top`") > scores.shape[-1]:
+        raise ValueError(f"`top` must not exceed the {scores.shape[-1]} classes. Received {top}.")
+    if top == 1:
+        return scores.argmax(axis=-1) == places[:, None]
+    places = places[:, None, None]
+    own = np.take_along_axis(scores, np.broadcast_to(places, (*scores.shape[:2], 1)), axis=-1)
+    before = np.arange(scores.shape[-1]) < places
+    ahead = (scores > own) | ((scores == own) & before)
+    return ahead.sum(axis=-1) < top
 
 
 def linear_probe_accuracy(
-    train_embeddings, train_labels, embeddings, labels, dims, inverse_regularization: float = 1.0
+    train_embeddings,
+    train_labels,
+    embeddings,
+    labels,
+    dims,
+    inverse_regularization: float = 1.0,
+    top: int = 1,
 ) -> dict[int, float]:
     """Accuracy of a multinomial logistic regression fitted on each frozen prefix.
 
@@ -58,6 +98,8 @@ def linear_probe_accuracy(
         dims: ints, ascending, the prefixes to probe, the last at most d.
         inverse_regularization: scikit-learn's C, on components standardised with the mean
             and deviation of the train embeddings. Default 1.0.
+        top: int, k of top-k accuracy, at most the classes of `train_labels`. Default 1. A label
+            that no train example has is never right.
 
     Returns:
         dict from dim to the fraction of held-out examples classified right.
@@ -89,8 +131,17 @@ def linear_probe_accuracy(
             new = np.zeros((len(probe.coef_), dim - low))
             probe.coef_ = np.concatenate([probe.coef_, new], axis=1)
         probe.fit(train[:, :dim], train_labels)
-        accuracy[dim] = float(probe.score(test[:, :dim], labels))
+        accuracy[dim] = _probe_accuracy(probe, test[:, :dim], labels, top)
     return accuracy
+
+
+def _probe_accuracy(probe, rows, labels, top):
+    known = np.isin(labels, probe.classes_)
+    scores = probe.decision_function(rows)
+    if scores.ndim == 1:  # scikit-learn gives two classes one score, of the second
+        scores = np.stack([-scores, scores], axis=1)
+    places = np.searchsorted(probe.classes_, np.where(known, labels, probe.classes_[0]))
+    return float((among_top(scores[:, None], places, top)[:, 0] & known).mean())
 
 
 def _logistic_regression(inverse_regularization):
