@@ -15,14 +15,25 @@ from mrl_keras.evaluation.graded_retrieval import ndcg, pair_recall
 from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
 from mrl_keras.evaluation.long_tail import LongTailAccuracy, long_tail_accuracy
 from mrl_keras.evaluation.neighbours import among_votes, knn_accuracy, majority_vote
+from mrl_keras.evaluation.retrieval_cost import RetrievalCost, retrieval_cost
 from mrl_keras.evaluation.retrieval_tables import (
     adaptive_grid,
     exact_retrieval_table,
     plan_retrieval_table,
     shortlist_lengths,
 )
-from mrl_keras.evaluation.robustness import RobustnessRow, robustness_accuracy
-from mrl_keras.evaluation.superclass import superclass_accuracy, superclasses_of
+from mrl_keras.evaluation.robustness import (
+    RobustnessRow,
+    class_mapping,
+    mapped_labels,
+    robustness_accuracy,
+)
+from mrl_keras.evaluation.superclass import (
+    hypernyms_at,
+    read_hierarchy,
+    superclass_accuracy,
+    superclasses_of,
+)
 from mrl_keras.evaluation.text_similarity import prefix_cosines, spearman
 from mrl_keras.evaluation.zero_shot import TEMPLATES, prompts, zero_shot_accuracy
 
@@ -32,11 +43,13 @@ __all__ = [
     "FewShotAccuracy",
     "LongTailAccuracy",
     "ResultCache",
+    "RetrievalCost",
     "RobustnessRow",
     "TEMPLATES",
     "adaptive_grid",
     "among_votes",
     "class_accuracy",
+    "class_mapping",
     "class_trends",
     "content_key",
     "cosine_spans",
@@ -44,17 +57,21 @@ __all__ = [
     "few_shot_accuracy",
     "first_correct_dim",
     "head_accuracy",
+    "hypernyms_at",
     "knn_accuracy",
     "linear_probe_accuracy",
     "long_tail_accuracy",
     "majority_vote",
+    "mapped_labels",
     "ndcg",
-    "pair_recall",
     "oracle_accuracy",
+    "pair_recall",
     "plan_retrieval_table",
     "prefix_cosines",
     "prompts",
+    "read_hierarchy",
     "relative_class_accuracy",
+    "retrieval_cost",
     "robustness_accuracy",
     "shortlist_lengths",
     "spearman",

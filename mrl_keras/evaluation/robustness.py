@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +30,17 @@ def robustness_accuracy(
         predict: function, images -> logits (images, prefixes, classes).
         clean: pair (images, labels), the in-domain held-out set.
         sets: tuples (name, images, labels, mapping): `mapping` is a dict from the set's labels to
-            the model's classes, or `None` for the same labels.
+            the model's classes (see `class_mapping`), or `None` for the same labels. A label may
+            stand for several classes, as ObjectNet's do: then each of them is right.
         dims: ints, the prefixes on axis 1 of the logits.
 
     Returns:
         dict from name to dict from dim to `RobustnessRow`.
 
     Raises:
-        ValueError: an empty set, labels without a class, a class absent from the clean set,
-            logits of another shape or with NaN, no set, or a repeated name.
+        ValueError: an empty set, labels without a class, a class that two labels stand for, labels
+            that no clean example has a class of, logits of another shape or with NaN, no set, or a
+            repeated name.
 
     Source: arXiv 2205.13147, Section 5.1, Table 17.
     """
@@ -50,15 +52,18 @@ def robustness_accuracy(
         if name in rows:
             raise ValueError(f"Names of sets must differ. Received {name!r} twice.")
         logits, labels = _logits(predict, images, labels, dims, name)
-        labels = _mapped(labels, mapping, name)
-        _check_classes(labels, count, name)
-        classes = np.unique(labels)
-        absent = np.setdiff1d(classes, clean_labels)
+        present, labels = np.unique(labels, return_inverse=True)
+        classes, groups = _classes_of(present.tolist(), mapping, count, name)
+        clean_groups = groups[clean_labels]
+        absent = np.setdiff1d(labels, clean_groups)
         if len(absent):
-            raise ValueError(f"The clean set lacks the classes {absent.tolist()} of {name!r}.")
-        same = np.isin(clean_labels, classes)
-        shifted = _accuracy(logits, labels, classes)
-        beside = _accuracy(clean_logits[same], clean_labels[same], classes)
+            raise ValueError(
+                f"The clean set {name!r} is compared with lacks the classes of the labels "
+                f"{present[absent].tolist()}."
+            )
+        same = clean_groups >= 0
+        shifted = _accuracy(logits, labels, classes, groups)
+        beside = _accuracy(clean_logits[same], clean_groups[same], classes, groups)
         pairs = zip(shifted, beside, strict=True)
         rows[name] = {d: RobustnessRow(*p) for d, p in zip(dims, pairs, strict=True)}
     if not rows:
@@ -66,9 +71,115 @@ def robustness_accuracy(
     return rows
 
 
-def _accuracy(logits, labels, classes):
-    guess = classes[logits[:, :, classes].argmax(axis=-1)]
+def class_mapping(
+    set_classes: Sequence[str],
+    model_classes: Sequence[str],
+    renamed: Mapping[str, str | Sequence[str]] | None = None,
+) -> dict[int, int | tuple[int, ...]]:
+    """From the labels of one set to the classes of another, by their names.
+
+    The names of a TensorFlow Datasets set are `mrl_keras.data.class_names(builder)`. imagenet2012,
+    imagenet_v2, imagenet_r, imagenet_a and imagenet_sketch all name classes by WordNet id, so that
+    their names alone give the mapping, whatever the numbers.
+
+    Args:
+        set_classes: names of the set's classes, by label.
+        model_classes: names of the model's classes, by number.
+        renamed: for a set with names of its own, as ObjectNet has: from its name to the model's
+            name, or to several. Default None.
+
+    Returns:
+        {label: class, or tuple of classes}, for the labels whose names the model has. Labels
+        without a class are left out: drop their examples with `mapped_labels`.
+
+    Raises:
+        ValueError: no common name, names that repeat, or `renamed` with an unknown name.
+
+    >>> class_mapping(["n03", "n01"], ["n01", "n02", "n03"])
+    {0: 2, 1: 0}
+    >>> class_mapping(["chair", "cow"], ["sofa", "stool"], {"chair": ["sofa", "stool"]})
+    {0: (0, 1)}
+    """
+    renamed = {} if renamed is None else dict(renamed)
+    for what, names in (("set_classes", set_classes), ("model_classes", model_classes)):
+        repeated = sorted({name for name in names if list(names).count(name) > 1})
+        if repeated:
+            raise ValueError(f"`{what}` must not repeat a name. Received {repeated[:5]} twice.")
+    place = {name: i for i, name in enumerate(model_classes)}
+    targets = {key: [v] if isinstance(v, str) else list(v) for key, v in renamed.items()}
+    unknown = [name for name in targets if name not in set_classes]
+    unknown += [name for names in targets.values() for name in names if name not in place]
+    if unknown:
+        raise ValueError(
+            f"`renamed` must go from names of the set to names of the model. Unknown: {unknown}."
+        )
+    mapping = {}
+    for label, name in enumerate(set_classes):
+        classes = tuple(place[one] for one in targets.get(name, [name]) if one in place)
+        if classes:
+            mapping[label] = classes[0] if len(classes) == 1 else classes
+    if not mapping:
+        raise ValueError(
+            "The set and the model have no class name in common: "
+            f"{list(set_classes)[:3]} ... and {list(model_classes)[:3]} ... Give `renamed`."
+        )
+    return mapping
+
+
+def mapped_labels(labels, mapping: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of one set in the numbering of another, and which examples have one.
+
+    For out-of-domain queries against an in-domain database (Table 9): keep the queries whose
+    class the database has, and give their mapped labels to `exact_retrieval_table`.
+
+    Args:
+        labels: ints (examples,).
+        mapping: from labels to classes, one for each, as `class_mapping` gives it.
+
+    Returns:
+        (kept, classes): bools (examples,), and ints for the kept examples in their order.
+
+    Raises:
+        ValueError: labels that are no ints, several classes for one label, or no example left.
+
+    >>> kept, classes = mapped_labels([4, 9, 4], {4: 0})
+    >>> kept.tolist(), classes.tolist()
+    ([True, False, True], [0, 0])
+    """
+    labels = check_labels(labels, labels, "labels")
+    several = [label for label, value in mapping.items() if np.ndim(value)]
+    if several:
+        raise ValueError(f"One class for each label is needed. Labels with several: {several}.")
+    kept = np.isin(labels, list(mapping))
+    if not kept.any():
+        raise ValueError("No example has a label of `mapping`.")
+    return kept, np.array([mapping[int(label)] for label in labels[kept]])
+
+
+def _accuracy(logits, labels, classes, groups):
+    guess = groups[classes[logits[:, :, classes].argmax(axis=-1)]]
     return (guess == labels[:, None]).mean(axis=0).tolist()
+
+
+def _classes_of(present, mapping, count, name):
+    """(classes, groups): the classes of the labels, and each class's label by place, or -1."""
+    if mapping is None:
+        mapping = {label: label for label in present}
+    absent = sorted(set(present) - set(mapping))
+    if absent:
+        raise ValueError(f"The class mapping of {name!r} lacks the labels {absent}.")
+    groups = np.full(count, -1)
+    for place, label in enumerate(present):
+        own = np.atleast_1d(mapping[label])
+        _check_classes(own, count, name)
+        taken = own[groups[own] != -1]
+        if len(taken):
+            raise ValueError(
+                f"Two labels of {name!r} stand for the class {taken[0]}: "
+                f"{present[groups[taken[0]]]} and {label}."
+            )
+        groups[own] = place
+    return np.flatnonzero(groups >= 0), groups
 
 
 def _logits(predict, images, labels, dims, name):
@@ -84,15 +195,6 @@ def _logits(predict, images, labels, dims, name):
     if np.isnan(logits).any():
         raise ValueError(f"`predict` gave NaN logits for {name!r}.")
     return logits, labels
-
-
-def _mapped(labels, mapping: Mapping[int, int] | None, name):
-    if mapping is None:
-        return labels
-    absent = sorted({int(label) for label in labels} - set(mapping))
-    if absent:
-        raise ValueError(f"The class mapping of {name!r} lacks the labels {absent}.")
-    return np.array([mapping[int(label)] for label in labels])
 
 
 def _check_classes(labels, count, name):

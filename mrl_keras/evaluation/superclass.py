@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from mrl_keras.checks import whole_number
+
 
 def superclass_accuracy(predictions, labels, superclasses: Sequence, names=None) -> dict:
     """How often each prefix names a class of the right superclass.
@@ -90,9 +92,7 @@ def superclasses_of(
 
     Source: arXiv 2205.13147, Section 5: superclasses are groups of WordNet.
     """
-    parents: dict[str, list[str]] = {}
-    for child, parent in hierarchy:
-        parents.setdefault(child, []).append(parent)
+    parents = _parents(hierarchy)
     known = {*parents, *(name for above in parents.values() for name in above), *classes}
     unknown = [name for name in superclasses if name not in known]
     if unknown or not len(superclasses):
@@ -102,6 +102,109 @@ def superclasses_of(
             else "`superclasses` must hold at least one name. Received none."
         )
     return [_nearest(name, parents, superclasses) for name in classes]
+
+
+def hypernyms_at(
+    classes: Sequence[str], hierarchy: Iterable[tuple[str, str]], level: int
+) -> list[str]:
+    """Each class's ancestor at a level of the hierarchy: level 0 is the root, 1 what is below it.
+
+    Where a class has several paths to a root the shortest counts, and of several as short the one
+    whose pairs come first. A class that is not below the level is its own superclass.
+
+    Args:
+        classes: names of the classes, by number, such as WordNet ids ("n02123045").
+        hierarchy: pairs (child, parent), such as `read_hierarchy` gives.
+        level: int from 0.
+
+    Returns:
+        For each class the name of its superclass, as `superclass_accuracy` takes it.
+
+    Raises:
+        ValueError: a class that the hierarchy does not have, a class that no root is above, or a
+            negative level.
+
+    >>> pairs = [("tabby", "cat"), ("cat", "animal"), ("animal", "thing"), ("oak", "thing")]
+    >>> hypernyms_at(["tabby", "oak"], pairs, level=1)
+    ['animal', 'oak']
+
+    Source: arXiv 2205.13147, Tables 24 and 25, Figures 10 and 11.
+    """
+    parents, level = _parents(hierarchy), whole_number(level, "`level`", least=0)
+    known = {*parents, *(name for above in parents.values() for name in above)}
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise ValueError(
+            f"The hierarchy lacks {len(unknown)} of {len(classes)} classes, the first of them "
+            f"{unknown[:5]}. Are the classes named as in the hierarchy?"
+        )
+    paths = [_path_from_root(name, parents) for name in classes]
+    return [path[min(level, len(path) - 1)] for path in paths]
+
+
+def read_hierarchy(path, order: str = "parent child") -> list[tuple[str, str]]:
+    """The pairs (child, parent) of a text file with two names in each line.
+
+    ImageNet's `wordnet.is_a.txt` names the parent first. Empty lines, and lines that begin with
+    "#", are left out.
+
+    Args:
+        path: the file, UTF-8.
+        order: "parent child" or "child parent". Default "parent child".
+
+    Raises:
+        ValueError: another order, no pair, or a line that is not two names.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "is_a.txt")
+    ...     _ = file.write_text("n02121808 n02123045")
+    ...     read_hierarchy(file)
+    [('n02123045', 'n02121808')]
+    """
+    if order not in ("parent child", "child parent"):
+        raise ValueError(f'`order` must be "parent child" or "child parent". Received {order!r}.')
+    pairs = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            names = line.split()
+            if not names or names[0].startswith("#"):
+                continue
+            if len(names) != 2:
+                raise ValueError(
+                    f"Each line of {path} must hold two names. Line {number} holds {len(names)}."
+                )
+            pairs.append((names[1], names[0]) if order == "parent child" else tuple(names))
+    if not pairs:
+        raise ValueError(f"{path} holds no pair of names.")
+    return pairs
+
+
+def _parents(hierarchy):
+    parents: dict[str, list[str]] = {}
+    for child, parent in hierarchy:
+        parents.setdefault(child, []).append(parent)
+    return parents
+
+
+def _path_from_root(name, parents):
+    """Names from the nearest root down to `name`."""
+    came_from, level = {name: None}, [name]
+    while level:
+        for one in level:
+            if one not in parents:
+                path = [one]
+                while came_from[path[-1]] is not None:
+                    path.append(came_from[path[-1]])
+                return path
+        above = []
+        for one in level:
+            for parent in parents[one]:
+                if parent not in came_from:
+                    came_from[parent] = one
+                    above.append(parent)
+        level = above
+    raise ValueError(f"The hierarchy has a cycle above {name!r}, and no root.")
 
 
 def _nearest(name: str, parents: Mapping[str, list[str]], superclasses):

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from mrl_keras.evaluation import superclass_accuracy, superclasses_of
+from mrl_keras.evaluation import (
+    hypernyms_at,
+    read_hierarchy,
+    superclass_accuracy,
+    superclasses_of,
+)
 
 GROUPS = ["cat", "cat", "dog", None]
 PAIRS = [("tabby", "cat"), ("cat", "pet"), ("pet", "animal"), ("wolf", "dog"), ("dog", "animal")]
@@ -35,6 +40,33 @@ def test_the_nearest_superclass_counts():
     assert superclasses_of(["tabby"], several, ["dog", "cat"]) == ["dog"]
 
 
+def test_levels_of_the_hierarchy_by_hand():
+    classes = ["tabby", "wolf", "pet", "animal"]
+    assert hypernyms_at(classes, PAIRS, 0) == ["animal"] * 4
+    assert hypernyms_at(classes, PAIRS, 1) == ["pet", "dog", "pet", "animal"]
+    assert hypernyms_at(classes, PAIRS, 2) == ["cat", "wolf", "pet", "animal"]
+    # By a second parent tabby is two steps below the root, not three.
+    assert hypernyms_at(["tabby"], [*PAIRS, ("tabby", "dog")], 1) == ["dog"]
+
+
+def test_a_hierarchy_file_gives_the_same_superclasses(tmp_path):
+    lines = ["# parent child", "", *(f"{parent} {child}" for child, parent in PAIRS)]
+    (tmp_path / "is_a.txt").write_text("\n".join(lines))
+    assert read_hierarchy(tmp_path / "is_a.txt") == PAIRS
+    swapped = read_hierarchy(tmp_path / "is_a.txt", order="child parent")
+    assert swapped == [(parent, child) for child, parent in PAIRS]
+    groups = hypernyms_at(["tabby", "wolf"], read_hierarchy(tmp_path / "is_a.txt"), 1)
+    assert superclass_accuracy([[1], [1]], [0, 1], groups)["all"].tolist() == [0.5]
+    for text, message in (
+        ("a b c", "Line 1 holds 3"),
+        ("a b\n\na", "Line 3 holds 1"),
+        ("# nothing", "holds no pair"),
+    ):
+        (tmp_path / "bad.txt").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_hierarchy(tmp_path / "bad.txt")
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -43,6 +75,10 @@ def test_the_nearest_superclass_counts():
         (lambda: superclass_accuracy([[0]], [0], GROUPS, ["cow"]), "no superclass 'cow'. There ar"),
         (lambda: superclass_accuracy([[0]], [0], GROUPS, ["dog"]), "No example has .* 'dog'"),
         (lambda: superclass_accuracy(np.zeros((0, 1)), [], GROUPS), "at least one example"),
+        (lambda: hypernyms_at(["cow", "cat"], PAIRS, 1), r"lacks 1 of 2 classes, .*\['cow'\]"),
+        (lambda: hypernyms_at(["cat"], PAIRS, -1), "`level` must be at least 0"),
+        (lambda: hypernyms_at(["a"], [("a", "b"), ("b", "a")], 1), "a cycle above 'a'"),
+        (lambda: read_hierarchy("x", "up"), '"parent child" or "child parent". Received .up'),
         (lambda: superclasses_of(["a"], PAIRS, ["cow"]), r"Received unknown \['cow'\]"),
         (lambda: superclasses_of(["a"], PAIRS, []), "at least one name"),
         (lambda: superclasses_of(["a"], [("a", "b"), ("b", "a"), ("d", "c")], ["c"]), "a cycle th"),
