@@ -6,6 +6,7 @@ The layers, losses and metrics are here; `mrl_keras.retrieval`, `mrl_keras.evalu
 
 from mrl_keras.layers import (
     MaskedLMHead,
+    MatryoshkaCosine,
     MatryoshkaDense,
     MatryoshkaSimilarity,
     PrefixNormalization,
@@ -14,6 +15,7 @@ from mrl_keras.layers import (
 from mrl_keras.losses import (
     MaskedLMCrossentropy,
     MatryoshkaLoss,
+    PairRanking,
     SmoothedSparseCategoricalCrossentropy,
     SymmetricContrastive,
 )
@@ -26,10 +28,12 @@ __all__ = [
     "MaskedLMAccuracy",
     "MaskedLMCrossentropy",
     "MaskedLMHead",
+    "MatryoshkaCosine",
     "MatryoshkaDense",
     "MatryoshkaLoss",
     "MatryoshkaSimilarity",
     "NestingDims",
+    "PairRanking",
     "PrefixMetric",
     "PrefixNormalization",
     "SmoothedSparseCategoricalCrossentropy",

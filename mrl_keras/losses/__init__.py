@@ -2,6 +2,7 @@
 
 from mrl_keras.losses.masked_lm_crossentropy import MaskedLMCrossentropy
 from mrl_keras.losses.matryoshka_loss import MatryoshkaLoss, weighted_prefix_sum
+from mrl_keras.losses.pair_ranking import PairRanking, pair_ranking
 from mrl_keras.losses.smoothed_crossentropy import (
     SmoothedSparseCategoricalCrossentropy,
     smoothed_sparse_crossentropy,
@@ -11,8 +12,10 @@ from mrl_keras.losses.symmetric_contrastive import SymmetricContrastive, symmetr
 __all__ = [
     "MaskedLMCrossentropy",
     "MatryoshkaLoss",
+    "PairRanking",
     "SmoothedSparseCategoricalCrossentropy",
     "SymmetricContrastive",
+    "pair_ranking",
     "smoothed_sparse_crossentropy",
     "symmetric_contrastive",
     "weighted_prefix_sum",

@@ -13,6 +13,7 @@ from mrl_keras.models.image_classifier import image_classifier, small_convnet
 from mrl_keras.models.resnet import resnet
 from mrl_keras.models.retrieval_model import RetrievalModel
 from mrl_keras.models.small_resnet import small_resnet
+from mrl_keras.models.text_embedder import MaskedMean, sentence_pairs, text_embedder
 
 __all__ = [
     "GardenBert",
@@ -21,13 +22,16 @@ __all__ = [
     "GatheredBatch",
     "GlobalSymmetricContrastive",
     "InBatchAccuracy",
+    "MaskedMean",
     "RetrievalModel",
     "bert_tower",
     "dual_encoder",
     "image_backbone",
     "image_classifier",
     "resnet",
+    "sentence_pairs",
     "small_convnet",
     "small_resnet",
+    "text_embedder",
     "towers",
 ]

@@ -3,8 +3,8 @@
 import keras
 
 from mrl_keras.layers import MatryoshkaSimilarity
-from mrl_keras.models.garden_text import INPUTS, GardenBert
 from mrl_keras.models.global_contrastive import GatheredBatch
+from mrl_keras.models.text_embedder import text_embedder
 from mrl_keras.nesting import NestingDims
 
 TOWERS = ("image_tower", "text_tower")
@@ -123,13 +123,8 @@ def bert_tower(length, width=None, **options):
 
     Source: arXiv 2102.05918, Section 4.1: the embedding of ALIGN's text is that of "[CLS]".
     """
-    options = {"max_length": length, "pooler": False, "name": "bert", **options}
-    bert = GardenBert(**options)
-    inputs = {name: keras.Input((length,), dtype="int32", name=name) for name in INPUTS}
-    embedding = bert(inputs)["sequence_output"][:, 0]
-    if width not in (None, bert.hidden_size):
-        embedding = keras.layers.Dense(width, name="embedding")(embedding)
-    return keras.Model(inputs, embedding, name="bert_tower")
+    embedder = text_embedder(length, width, "cls", **options)
+    return keras.Model(embedder.input, embedder.output, name="bert_tower")
 
 
 def _width(tower, name):
