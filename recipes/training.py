@@ -70,8 +70,11 @@ class Run:
             file.write("\n")
 
 
-def prepared(config):
-    """Checks what every config has, and sets seeds and precision; gives the config's task."""
+def prepared(config, workdir=None):
+    """Checks what every config has, and sets seeds and precision; gives the config's task.
+
+    `workdir` is where a task keeps what it makes beside the checkpoints, such as a vocabulary.
+    """
     if config.precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received {config.precision!r}.")
     for name in ("batch_size", "steps", "checkpoint_every"):
@@ -87,7 +90,7 @@ def prepared(config):
         )
     keras.config.set_dtype_policy(config.precision)
     keras.utils.set_random_seed(config.seed)
-    return task(config)
+    return task(config, workdir)
 
 
 def compiled(config, the_task):
@@ -118,7 +121,7 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
     scheme = strategy(strategy_name, tpu)
     run, chief = Run(os.fspath(workdir), config), is_chief(scheme)
     with scheme.scope():
-        the_task = prepared(config)
+        the_task = prepared(config, run.workdir)
         model = compiled(config, the_task)
         start = run.checkpoints.restore(model)
     if chief:
@@ -157,7 +160,7 @@ def restored(run: Run):
     Raises:
         ValueError: no checkpoint.
     """
-    the_task = prepared(run.config)
+    the_task = prepared(run.config, run.workdir)
     model = the_task.model()
     if not run.checkpoints.restore(model):
         raise ValueError(f"{run.workdir} holds no checkpoint; train there first (train.py).")

@@ -2,7 +2,8 @@
 
 A module `recipes/tasks/NAME.py` has a class `Task`, made from the config:
 
-    Task(config)
+    Task(config), or Task(config, workdir) of a task that keeps files beside the checkpoints, such
+        as a vocabulary: it reads them where they are, else makes them; `workdir` may be None
         train_data(batch_size, seed, shard=(index, count), start_step=0)
             an endless `tf.data.Dataset` of (inputs, labels): `batch_size` rows of worker `index`
             of `count`; the same seed gives the same batches, from any `start_step` on
@@ -18,6 +19,7 @@ A module `recipes/tasks/NAME.py` has a class `Task`, made from the config:
 from __future__ import annotations
 
 import importlib
+import inspect
 import pathlib
 
 METHODS = (
@@ -36,12 +38,13 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in pathlib.Path(__file__).parent.glob("[a-z]*.py"))
 
 
-def task(config):
+def task(config, workdir=None):
     """The task that `config.task` names, made from `config`.
 
     Args:
         config: `ml_collections.ConfigDict`; its `task` is a module of this folder, or the dotted
             name of a module elsewhere that has a class `Task`.
+        workdir: folder of the run, for tasks that keep files there. Default None, none.
 
     Raises:
         ValueError: no such task, or a class without one of the methods; and what the task says
@@ -67,4 +70,5 @@ def task(config):
     missing = [method for method in METHODS if not callable(getattr(made, method, None))]
     if missing:
         raise ValueError(f"The class {module_name}.Task lacks {', '.join(missing)}.")
-    return made(config)
+    keeps_files = "workdir" in inspect.signature(made).parameters
+    return made(config, workdir) if keeps_files else made(config)
