@@ -9,18 +9,33 @@ from mrl_keras.data.image_pipeline import (
 from mrl_keras.data.image_records import clear_image_errors
 from mrl_keras.data.image_sets import class_names, corrupt_images, image_set
 from mrl_keras.data.images import ImageDataset, LabelledImages, load_images, read_split
+from mrl_keras.data.text_sets import read_columns, text_set
+from mrl_keras.data.wordpiece import (
+    SPECIAL_PIECES,
+    Wordpiece,
+    learn_vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
 
 __all__ = [
     "ImageDataset",
     "LabelledImages",
+    "SPECIAL_PIECES",
+    "Wordpiece",
     "array_batches",
     "class_names",
     "clear_image_errors",
     "corrupt_images",
     "evaluation_batches",
     "image_set",
+    "learn_vocabulary",
     "load_images",
+    "read_columns",
     "read_split",
+    "read_vocabulary",
     "resolution_stages",
     "streamed_batches",
+    "text_set",
+    "write_vocabulary",
 ]

@@ -21,7 +21,8 @@ from mrl_keras.data.augmentation import (
 )
 from mrl_keras.data.epochs import epochs_of_records, epochs_of_rows, ready
 from mrl_keras.data.image_records import file_records, parsed, record_files
-from mrl_keras.data.image_sets import checked_split, class_names
+from mrl_keras.data.image_sets import class_names
+from mrl_keras.data.tfds_sets import checked_split
 
 DTYPES = ("uint8", "float32", "bfloat16")
 AUGMENTATIONS = ("pad_crop_flip", None)

@@ -6,7 +6,7 @@ import contextlib
 
 import tensorflow as tf
 
-from mrl_keras.data.image_sets import import_tfds
+from mrl_keras.data.tfds_sets import import_tfds
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from mrl_keras.data.tfds_sets import import_tfds, tfds_set
 
 
 def image_set(name, data_dir=None, image_shape_needed=False):
@@ -24,77 +24,29 @@ def image_set(name, data_dir=None, image_shape_needed=False):
             can't be prepared.
         ImportError: tensorflow-datasets is missing.
     """
+
+    def check(builder):
+        features = dict(builder.info.features.items())
+        label = features.get("label")
+        if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
+            raise ValueError(
+                f"The TFDS set {name!r} is no image classification set: it needs the features "
+                f"'image' and 'label' (a ClassLabel). It has {sorted(features)}."
+            )
+        if image_shape_needed and None in features["image"].shape[:2]:
+            raise ValueError(
+                f"The images of {name!r} differ in size {features['image'].shape}. Give "
+                "`image_size`."
+            )
+
     tfds = import_tfds()
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        looked = data_dir or os.environ.get("TFDS_DATA_DIR") or "TFDS's default folder"
-        raise ValueError(
-            f"No image classification set is named {name!r}, neither in TFDS nor prepared in "
-            f"{looked}. Use 'digits' or the name of a TFDS set such as 'cifar10' or 'mnist'."
-        ) from error
-    features = dict(builder.info.features.items())
-    label = features.get("label")
-    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
-        raise ValueError(
-            f"The TFDS set {name!r} is no image classification set: it needs the features 'image' "
-            f"and 'label' (a ClassLabel). It has {sorted(features)}."
-        )
-    if image_shape_needed and None in features["image"].shape[:2]:
-        raise ValueError(
-            f"The images of {name!r} differ in size {features['image'].shape}. Give `image_size`."
-        )
-    _prepare(builder, name)
-    return builder
-
-
-def _prepare(builder, name):
-    if builder.is_prepared():
-        return
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"The data set {name!r} is not in {builder.data_dir}, and could not be downloaded "
-            f"({type(error).__name__}: {reason[0][:200]}). Prepare it with `tfds build {name} "
-            f"--data_dir=FOLDER` and set TFDS_DATA_DIR=FOLDER; sets with a licence need their "
-            f"archives in FOLDER/downloads/manual first."
-        ) from error
-
-
-def checked_split(builder, split):
-    """`split` if the set has it and it is not empty.
-
-    Raises:
-        ValueError: no such split, or an empty one.
-    """
-    name, splits = builder.info.name, builder.info.splits
-    if split not in splits:
-        raise ValueError(f"The set {name!r} has no split {split!r}. It has {sorted(splits)}.")
-    if splits[split].num_examples == 0:
-        raise ValueError(
-            f"The split {split!r} of {name!r} in {builder.data_dir} is empty. Prepare it again."
-        )
-    return split
+    known = "'digits' or the name of a TFDS set such as 'cifar10' or 'mnist'"
+    return tfds_set(name, data_dir, "image classification set", check, known)
 
 
 def class_names(builder):
     """Names of the classes of a TFDS `builder`, a tuple of str."""
     return tuple(builder.info.features["label"].names)
-
-
-def import_tfds():
-    """TensorFlow Datasets, quietly."""
-    # TFDS prints absl warnings on import unless the cloud probe is told to be quiet.
-    os.environ.setdefault("NO_GCE_CHECK", "true")
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            'This needs tensorflow-datasets: pip install "mrl_keras[data]"'
-        ) from error
-    return tfds
 
 
 def corrupt_images(builder, split):

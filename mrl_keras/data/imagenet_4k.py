@@ -8,7 +8,7 @@ import pathlib
 import re
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data.image_sets import import_tfds
+from mrl_keras.data.tfds_sets import import_tfds
 
 _SYNSET = re.compile(r"n\d{8}")
 _ENDINGS = (".jpeg", ".jpg")

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data.image_sets import checked_split, class_names, corrupt_images, image_set
+from mrl_keras.data.image_sets import class_names, corrupt_images, image_set
+from mrl_keras.data.tfds_sets import checked_split
 
 SPLITS = ("train", "validation", "test")
 

@@ -6,23 +6,24 @@ import importlib.metadata
 
 import tensorflow as tf
 
-from mrl_keras.export.manifest import load_manifest
+from mrl_keras.export.manifest import CUSTOM_OPS, load_manifest
 from mrl_keras.export.versions import version_directory
 
 # Ops are tied to the minor version of the library that defines them; a patch may differ.
-_CHECKED = ("tensorflow", "scann")
+_CHECKED = ("tensorflow", *CUSTOM_OPS.values())
 
 
 def load(path: str, check_versions: bool = True):
     """Loads a model that `export_saved_model` wrote, with the custom ops it needs.
 
     In a process without this package, the same is: `from scann.scann_ops.py import scann_ops`
-    where the manifest's `custom_ops` names Scann, then `tf.saved_model.load(path)`.
+    where the manifest's `custom_ops` names Scann, `import tensorflow_text` where it names TFText,
+    then `tf.saved_model.load(path)`.
 
     Args:
         path: a version's folder NAME/VERSION, or NAME for its highest version.
-        check_versions: bool, whether the installed TensorFlow and ScaNN must have the minor
-            versions that the manifest names. Defaults to `True`.
+        check_versions: bool, whether the installed TensorFlow, ScaNN and tensorflow-text must
+            have the minor versions that the manifest names. Defaults to `True`.
 
     Returns:
         The loaded object; `loaded.signatures["retrieve"](inputs)` answers a batch. A signature
@@ -31,7 +32,8 @@ def load(path: str, check_versions: bool = True):
 
     Raises:
         ValueError: no such model, or a library of another version.
-        ImportError: the model needs ScaNN's ops and they are not installed.
+        ImportError: the model needs the ops of ScaNN or tensorflow-text and they are not
+            installed.
 
     Example:
 
@@ -43,6 +45,8 @@ def load(path: str, check_versions: bool = True):
         _check_versions(manifest)
     if "Scann" in manifest["custom_ops"]:
         _import_scann_ops(manifest)
+    if "TFText" in manifest["custom_ops"]:
+        _import_text_ops(manifest)
     return tf.saved_model.load(directory)
 
 
@@ -75,4 +79,14 @@ def _import_scann_ops(manifest):
             f"The model {manifest['name']!r} searches with ScaNN's ops, which are not installed. "
             'Install them with: pip install "mrl_keras[retrieval]". A twin that was exported with '
             "`twin=True` needs no such ops."
+        ) from error
+
+
+def _import_text_ops(manifest):
+    try:
+        import tensorflow_text  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"The model {manifest['name']!r} reads text with tensorflow-text's ops, which are not "
+            'installed. Install them with: pip install "mrl_keras[models]".'
         ) from error

@@ -14,11 +14,15 @@ FORMAT_VERSION = 1
 EXTRA = "assets.extra"
 _NAME = "manifest.json"
 
+CUSTOM_OPS = {"Scann": "scann", "TFText": "tensorflow-text"}
+"""Which library has the custom ops of which package, as a manifest's `custom_ops` names them."""
+
 
 def library_versions(custom_ops) -> dict[str, str]:
     """The versions of the libraries that made the model, by their import names."""
     versions = {"python": platform.python_version(), "mrl_keras": __version__}
-    names = ("tensorflow", "keras", "numpy", *(["scann"] if "Scann" in custom_ops else []))
+    names = ["tensorflow", "keras", "numpy"]
+    names += [CUSTOM_OPS[package] for package in custom_ops if package in CUSTOM_OPS]
     return versions | {name: importlib.metadata.version(name) for name in names}
 
 
@@ -81,7 +85,8 @@ def load_manifest(path: str) -> dict:
     Returns:
         A dict: `name`, `version`, `twin_of`, `is_matryoshka` (always true),
         `matryoshka_dimensions`, `nesting_dims`, `width`, `normalization`, `metrics` (by prefix),
-        `cascade` (`None` without one), `custom_ops`, `signatures`,
+        `cascade` (`None` without one), `custom_ops` ("Scann" for ScaNN's, "TFText" for
+        tensorflow-text's, which a server must link), `signatures`,
         `retrieval` (`None` without an index), `libraries`.
 
     Raises:

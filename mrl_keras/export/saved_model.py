@@ -38,6 +38,19 @@ _OWN_SIGNATURES = re.compile(
     "retrieve(_embeddings)?(_dynamic|_batch)?"
 )
 
+_TEXT_OPS = {
+    "CaseFoldUTF8",
+    "FastBertNormalize",
+    "FastWordpieceTokenizeWithOffsets",
+    "NormalizeUTF8",
+    "RegexSplitWithOffsets",
+    "SentencepieceOp",
+    "SentencepieceTokenizeOp",
+    "UnicodeScriptTokenizeWithOffsets",
+    "WhitespaceTokenizeWithOffsets",
+    "WordpieceTokenizeWithOffsets",
+}
+
 
 def export_saved_model(
     directory: str,
@@ -84,7 +97,8 @@ def export_saved_model(
         twin: bool, whether to write the same signatures without custom ops as a second model,
             `directory` + "_plain", with the same version: for servers that do not link ScaNN. It
             searches the leaves of the same tree exactly. A model whose shortlists are exact needs
-            no custom op, and gets no twin. Defaults to `False`.
+            none of ScaNN's ops, and gets no twin. Custom ops of the encoder itself, such as those
+            of `BertTokens`, are in both. Defaults to `False`.
         options: `ServingOptions`: bounds of optional inputs, warm-up, the encoder's input specs.
 
     Returns:
@@ -186,14 +200,21 @@ def _write(folder, module, about, options):
 
 
 def custom_op_packages(path: str) -> list[str]:
-    """The packages of the custom ops in a SavedModel: `Scann` of `Scann>TensorsToScann`."""
+    """The packages of the custom ops in a SavedModel: `Scann` of `Scann>TensorsToScann`.
+
+    tensorflow-text's older ops have no package in their names, and count as its newer ones.
+    """
     with open(os.path.join(path, MODEL_FILE), "rb") as file:
         saved = saved_model_pb2.SavedModel.FromString(file.read())
     ops = set()
     for graph in (part.graph_def for part in saved.meta_graphs):
         ops.update(node.op for node in graph.node)
         ops.update(node.op for function in graph.library.function for node in function.node_def)
-    return sorted({op.split(">")[0] for op in ops if ">" in op})
+    return sorted({"TFText" if op in _TEXT_OPS else op.split(">")[0] for op in ops if _custom(op)})
+
+
+def _custom(op):
+    return ">" in op or op in _TEXT_OPS
 
 
 def _finder_class(index, plan):

@@ -14,8 +14,10 @@ from mrl_keras.models.resnet import resnet
 from mrl_keras.models.retrieval_model import RetrievalModel
 from mrl_keras.models.small_resnet import small_resnet
 from mrl_keras.models.text_embedder import MaskedMean, sentence_pairs, text_embedder
+from mrl_keras.models.text_tokens import BertTokens
 
 __all__ = [
+    "BertTokens",
     "GardenBert",
     "GardenResNet",
     "GardenViT",

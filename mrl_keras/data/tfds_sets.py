@@ -1,0 +1,80 @@
+"""TFDS's sets by name: found, checked for their features, prepared, with one clear error each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+
+def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
+    """The TFDS builder of a prepared set.
+
+    A set that is not there is downloaded and prepared, as TFDS does.
+
+    Args:
+        name: str, of TFDS, with version or config if wanted.
+        data_dir: folder of TFDS; None is the environment's TFDS_DATA_DIR or TFDS's own default.
+        kind: what is wanted, for errors: "image classification set".
+        check: function of the builder that raises a ValueError where it is no such set.
+        known: names that would do, for errors.
+
+    Raises:
+        ValueError: an unknown name, what `check` raises, or a set that is missing and can't be
+            prepared.
+        ImportError: tensorflow-datasets is missing.
+    """
+    tfds = import_tfds()
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        looked = data_dir or os.environ.get("TFDS_DATA_DIR") or "TFDS's default folder"
+        raise ValueError(
+            f"No {kind} is named {name!r}, neither in TFDS nor prepared in {looked}. Use {known}."
+        ) from error
+    check(builder)
+    _prepare(builder, name)
+    return builder
+
+
+def _prepare(builder, name):
+    if builder.is_prepared():
+        return
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"The data set {name!r} is not in {builder.data_dir}, and could not be downloaded "
+            f"({type(error).__name__}: {reason[0][:200]}). Prepare it with `tfds build {name} "
+            f"--data_dir=FOLDER` and set TFDS_DATA_DIR=FOLDER; sets with a licence need their "
+            f"archives in FOLDER/downloads/manual first."
+        ) from error
+
+
+def checked_split(builder, split):
+    """`split` if the set has it and it is not empty.
+
+    Raises:
+        ValueError: no such split, or an empty one.
+    """
+    name, splits = builder.info.name, builder.info.splits
+    if split not in splits:
+        raise ValueError(f"The set {name!r} has no split {split!r}. It has {sorted(splits)}.")
+    if splits[split].num_examples == 0:
+        raise ValueError(
+            f"The split {split!r} of {name!r} in {builder.data_dir} is empty. Prepare it again."
+        )
+    return split
+
+
+def import_tfds():
+    """TensorFlow Datasets, quietly."""
+    # TFDS prints absl warnings on import unless the cloud probe is told to be quiet.
+    os.environ.setdefault("NO_GCE_CHECK", "true")
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            'This needs tensorflow-datasets: pip install "mrl_keras[data]"'
+        ) from error
+    return tfds

@@ -1,0 +1,132 @@
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrl_keras.data import (
+    SPECIAL_PIECES,
+    Wordpiece,
+    learn_vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
+
+pytest.importorskip("tensorflow_text")
+
+WORDS = ["river", "rivers", "Zürich", "lake", "lakes", "boat", "walking", "walked", "the", "a"]
+PIECES = [*SPECIAL_PIECES, "river", "##s", "lake", "the", ",", "é", "e", "The"]
+
+
+def made_texts(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, 12)) + "." for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return learn_vocabulary(made_texts(50), size=80)
+
+
+def test_a_vocabulary_spells_every_word_of_its_text(vocabulary):
+    assert len(vocabulary) <= 80
+    assert tuple(vocabulary[:5]) == SPECIAL_PIECES
+    assert {"the", "lake", "zurich"} <= set(vocabulary)  # accents and case are gone
+    ids = Wordpiece(vocabulary, 40)(made_texts(20, seed=1))["input_word_ids"].numpy()
+    assert 1 not in ids
+
+
+def test_the_same_text_gives_the_same_vocabulary_however_it_comes(vocabulary):
+    texts = made_texts(50)
+    dataset = tf.data.Dataset.from_tensor_slices(texts)
+    for again in (texts[::-1], (text for text in texts), dataset, dataset.batch(7)):
+        assert learn_vocabulary(again, size=80) == vocabulary
+
+
+def test_the_size_is_kept_and_characters_stay():
+    texts, size = made_texts(50), 58
+    small = learn_vocabulary(texts, size=size)
+    assert len(small) <= size
+    characters = {c for text in texts for c in text.lower().replace("ü", "u")} - {" "}
+    assert characters <= set(small)
+    assert {f"##{c}" for c in characters} <= set(small)
+    counts = collections.Counter(small)
+    assert max(counts.values()) == 1
+
+
+def test_nothing_is_learned_from_kept_pieces():
+    texts = ["[UNK] lake [UNK]"] * 20
+    assert "[" in learn_vocabulary(texts, 60)
+    kept = learn_vocabulary(texts, 60, kept=["[UNK]"])
+    assert set(kept) - set(SPECIAL_PIECES) == {*"lake", "##l", "##a", "##k", "##e", "lake"}
+
+
+def test_cased():
+    vocabulary = learn_vocabulary(made_texts(50), size=80, lower_case=False)
+    assert "Zürich" in vocabulary
+
+
+def test_files(tmp_path, vocabulary):
+    path = tmp_path / "deep" / "vocabulary.txt"
+    write_vocabulary(path, vocabulary)
+    assert read_vocabulary(path) == vocabulary
+    assert [p.name for p in path.parent.iterdir()] == ["vocabulary.txt"]
+    with pytest.raises(ValueError, match=r"A piece must be one line. Received \['a\\nb'\]"):
+        write_vocabulary(path, [*SPECIAL_PIECES, "a\nb"])
+    assert read_vocabulary(path) == vocabulary
+    with pytest.raises(ValueError, match="There is no vocabulary .*none.txt"):
+        read_vocabulary(tmp_path / "none.txt")
+
+
+def test_tokens_are_framed_cut_and_padded():
+    tokens = Wordpiece(PIECES, 6)(["The rivers, LAKES", "lake", "xyz", ""])
+    expected = [[2, 8, 5, 6, 9, 3], [2, 7, 3, 0, 0, 0], [2, 1, 3, 0, 0, 0], [2, 3, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(tokens["input_word_ids"], expected)
+    np.testing.assert_array_equal(tokens["input_mask"], np.array(expected) != 0)
+    np.testing.assert_array_equal(tokens["input_type_ids"], np.zeros((4, 6)))
+    assert {value.dtype for value in tokens.values()} == {tf.int32}
+
+
+def test_case_and_accents():
+    words = ["é The"]
+    lower, cased = (Wordpiece(PIECES, 4, lower_case=flag)(words) for flag in (True, False))
+    np.testing.assert_array_equal(lower["input_word_ids"], [[2, 11, 8, 3]])
+    np.testing.assert_array_equal(cased["input_word_ids"], [[2, 10, 12, 3]])
+
+
+def test_special_pieces_are_read_where_they_are_kept():
+    texts = ["the [MASK], [UNK]", "[MASK][MASK]lake", "", "lake"]
+    kept = Wordpiece(PIECES, 8, kept=["[MASK]", "[UNK]"])
+    expected = [[8, 4, 9, 1], [4, 4, 7], [], [7]]
+    assert kept.pieces(texts).to_list() == expected
+    assert Wordpiece(PIECES, 8).pieces(texts).to_list() != expected
+    framed = kept(texts)["input_word_ids"].numpy().tolist()
+    assert framed[0] == [2, 8, 4, 9, 1, 3, 0, 0]
+
+
+def test_static_shapes_in_a_pipeline():
+    data = tf.data.Dataset.from_tensor_slices(made_texts(8)).batch(4, drop_remainder=True)
+    spec = data.map(Wordpiece(PIECES, 6, kept="[MASK]")).element_spec
+    assert {value.shape[1] for value in spec.values()} == {6}
+    static = data.map(lambda text: Wordpiece(PIECES, 6)(text)).element_spec
+    assert all(tuple(value.shape)[1:] == (6,) for value in static.values())
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: learn_vocabulary([], 50), "`texts` must hold at least one word"),
+        (lambda: learn_vocabulary(["  "], 50), "`texts` must hold at least one word"),
+        (lambda: learn_vocabulary("one", 50), "`texts` must be several strings"),
+        (lambda: learn_vocabulary(made_texts(9), 20), "`size` must be at least .* Received 20"),
+        (lambda: learn_vocabulary(tf.data.Dataset.range(3), 9), "must have strings .* as elements"),
+        (lambda: Wordpiece(PIECES[1:], 8), r"must begin with \[PAD\], \[UNK\]"),
+        (lambda: Wordpiece([*PIECES, "the"], 8), r"Received \['the'\] more than once"),
+        (lambda: Wordpiece([*PIECES, ""], 8), "none be empty"),
+        (lambda: Wordpiece(PIECES, 2), "`length` must be at least 3. Received 2"),
+        (lambda: Wordpiece(PIECES, 8, kept=["[mask]"]), r"`kept` must be some of .*\['\[mask\]'\]"),
+    ],
+)
+def test_refusals(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
