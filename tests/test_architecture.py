@@ -35,7 +35,7 @@ ALLOWED = {
 }
 TENSORFLOW = {"data", "distribution", "export", "retrieval/scann_index.py", "models/garden*.py"}
 TENSORFLOW |= {"models/text_tokens.py"}
-TENSORFLOW |= {"cascade/adaptive_classifier.py"}
+TENSORFLOW |= {"cascade/adaptive_classifier.py", "evaluation/grad_cam.py"}
 OPTIONAL = {
     "faiss",
     "matplotlib",

@@ -11,6 +11,7 @@ from mrl_keras.evaluation.disagreement import (
     relative_class_accuracy,
 )
 from mrl_keras.evaluation.few_shot import FewShotAccuracy, few_shot_accuracy
+from mrl_keras.evaluation.grad_cam import grad_cam, overlay
 from mrl_keras.evaluation.graded_retrieval import ndcg, pair_recall
 from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
 from mrl_keras.evaluation.long_tail import LongTailAccuracy, long_tail_accuracy
@@ -56,6 +57,7 @@ __all__ = [
     "exact_retrieval_table",
     "few_shot_accuracy",
     "first_correct_dim",
+    "grad_cam",
     "head_accuracy",
     "hypernyms_at",
     "knn_accuracy",
@@ -65,6 +67,7 @@ __all__ = [
     "mapped_labels",
     "ndcg",
     "oracle_accuracy",
+    "overlay",
     "pair_recall",
     "plan_retrieval_table",
     "prefix_cosines",

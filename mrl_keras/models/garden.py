@@ -145,11 +145,16 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
     def _adopted_variable(self, variable):
         return next(wrapped for v, wrapped in self._hidden.pairs if v is variable)
 
+    def stage_layers(self, name):
+        """The tf_keras layers of the stage `name`, in order."""
+        stages = self._stage_layers()
+        if name not in stages:
+            raise ValueError(f"`name` must be one of {', '.join(stages)}. Received {name!r}.")
+        return list(stages[name])
+
     def stage_variables(self, name):
         """The `keras.Variable`s of the stage `name`, moving statistics included."""
-        if name not in self.stages:
-            raise ValueError(f"`name` must be one of {', '.join(self.stages)}. Received {name!r}.")
-        inside = {v.ref() for layer in self._stage_layers()[name] for v in layer.variables}
+        inside = {v.ref() for layer in self.stage_layers(name) for v in layer.variables}
         return [wrapped for v, wrapped in self._hidden.pairs if v.ref() in inside]
 
     def load_checkpoint(self, path):
