@@ -13,6 +13,7 @@ from mrl_keras.evaluation.disagreement import (
 from mrl_keras.evaluation.few_shot import FewShotAccuracy, few_shot_accuracy
 from mrl_keras.evaluation.grad_cam import grad_cam, overlay
 from mrl_keras.evaluation.graded_retrieval import ndcg, pair_recall
+from mrl_keras.evaluation.line_panels import line_panels
 from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
 from mrl_keras.evaluation.long_tail import LongTailAccuracy, long_tail_accuracy
 from mrl_keras.evaluation.neighbours import among_votes, knn_accuracy, majority_vote
@@ -61,6 +62,7 @@ __all__ = [
     "head_accuracy",
     "hypernyms_at",
     "knn_accuracy",
+    "line_panels",
     "linear_probe_accuracy",
     "long_tail_accuracy",
     "majority_vote",

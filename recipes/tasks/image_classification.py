@@ -140,15 +140,15 @@ class Task:
             yield from self._evaluate_slimmable(model)
             return
         encoder, head = encoder_of(model, self.config.jit_compile), model.get_layer("head")
-        test_x, test_y = self._predict(encoder, self.source.test, self.config.data.eval_split)
-        linear = head_accuracy(_logits(head, test_x), test_y, self.dims)
+        test_x, test_y = self.predict(encoder, self.source.test, self.config.data.eval_split)
+        linear = head_accuracy(head_logits(head, test_x), test_y, self.dims)
         if head.efficient:
             for dim in self.dims.interpolated():
                 one = np.asarray(head.prefix_logits(test_x, dim))[:, None]
                 linear |= head_accuracy(one, test_y, [dim])
         for dim in sorted(linear):
             yield f"top1/linear/{dim}", linear[dim]
-        train_x, train_y = self._predict(
+        train_x, train_y = self.predict(
             encoder,
             self.source.train,
             self.config.data.train_split,
@@ -164,8 +164,8 @@ class Task:
         network = keras.Model(model.input, outputs, name="slimmable_encoder")
         network.compile(jit_compile=self.config.jit_compile)
         data, most = self.config.data, self.config.evaluation.database
-        logits, *test, test_y = self._predict(network, self.source.test, data.eval_split)
-        _, *train, train_y = self._predict(network, self.source.train, data.train_split, most)
+        logits, *test, test_y = self.predict(network, self.source.test, data.eval_split)
+        _, *train, train_y = self.predict(network, self.source.train, data.train_split, most)
         for dim, value in head_accuracy(logits, test_y, self.dims).items():
             yield f"top1/linear/{dim}", value
         for dim, train_x, test_x in zip(self.dims, train, test, strict=True):
@@ -202,8 +202,11 @@ class Task:
             data.dtype,
         )
 
-    def _predict(self, network, images, split, most=0):
-        """[outputs of the network..., labels] of a split, at most the first `most` examples."""
+    def predict(self, network, images, split, most=0):
+        """[outputs of the network..., labels] of a split, at most the first `most` examples.
+
+        `images` are those of the split where it is in memory, else None; `most` 0 is all.
+        """
         batch_size = self.config.evaluation.batch_size
         dataset = self._batches(images, split, batch_size)
         if most:
@@ -259,7 +262,10 @@ def encoder_of(model, jit_compile=False):
 
 @dataclasses.dataclass
 class Source:
-    """Where the images come from: arrays, or a TFDS set that is streamed (then no arrays)."""
+    """Where the images come from: arrays, or a TFDS set that is streamed (then no arrays).
+
+    `builder` is TFDS's, None for made images.
+    """
 
     classes: int
     image_shape: tuple
@@ -286,7 +292,7 @@ def _tfds(config):
         read_split(builder, split, max_examples=most)
         for split in (data.train_split, data.eval_split)
     )
-    return Source(classes, train.images.shape[1:], train, test)
+    return Source(classes, train.images.shape[1:], train, test, builder)
 
 
 def _streamed_shape(config):
@@ -313,7 +319,8 @@ def _made_images(data):
     return Source(data.made_classes, shape, train, test)
 
 
-def _logits(head, embeddings, rows=4096):
+def head_logits(head, embeddings, rows=4096):
+    """The head's logits (examples, prefixes, classes) of embeddings, some rows at a time."""
     parts = range(0, len(embeddings), rows)
     return np.concatenate([np.asarray(head(embeddings[i : i + rows])) for i in parts])
 
