@@ -12,7 +12,7 @@ import tensorflow as tf
 from mrl_keras.checks import as_int, whole_number
 from mrl_keras.data.augmentation import random_bits, shuffled
 from mrl_keras.data.image_records import file_records, record_files
-from mrl_keras.data.image_sets import checked_split
+from mrl_keras.data.tfds_sets import checked_split
 
 
 def epochs_of_rows(count, read, batch_size, seed=0, shard=(0, 1), start_step=0):
