@@ -10,6 +10,16 @@ from mrl_keras.evaluation.disagreement import (
     oracle_accuracy,
     relative_class_accuracy,
 )
+from mrl_keras.evaluation.evaluators import (
+    Cascade,
+    Disagreement,
+    FewShot,
+    LinearHead,
+    LinearProbe,
+    NearestNeighbours,
+    Retrieval,
+    Superclasses,
+)
 from mrl_keras.evaluation.few_shot import FewShotAccuracy, few_shot_accuracy
 from mrl_keras.evaluation.grad_cam import grad_cam, overlay
 from mrl_keras.evaluation.graded_retrieval import ndcg, pair_recall
@@ -17,6 +27,7 @@ from mrl_keras.evaluation.line_panels import line_panels
 from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
 from mrl_keras.evaluation.long_tail import LongTailAccuracy, long_tail_accuracy
 from mrl_keras.evaluation.neighbours import among_votes, knn_accuracy, majority_vote
+from mrl_keras.evaluation.one_pass import Outputs, collect, evaluate
 from mrl_keras.evaluation.retrieval_cost import RetrievalCost, retrieval_cost
 from mrl_keras.evaluation.retrieval_tables import (
     adaptive_grid,
@@ -41,20 +52,31 @@ from mrl_keras.evaluation.zero_shot import TEMPLATES, prompts, zero_shot_accurac
 
 __all__ = [
     "AccuracyTable",
+    "Cascade",
     "CosineSpan",
+    "Disagreement",
+    "FewShot",
     "FewShotAccuracy",
+    "LinearHead",
+    "LinearProbe",
     "LongTailAccuracy",
+    "NearestNeighbours",
+    "Outputs",
     "ResultCache",
+    "Retrieval",
     "RetrievalCost",
     "RobustnessRow",
+    "Superclasses",
     "TEMPLATES",
     "adaptive_grid",
     "among_votes",
     "class_accuracy",
     "class_mapping",
     "class_trends",
+    "collect",
     "content_key",
     "cosine_spans",
+    "evaluate",
     "exact_retrieval_table",
     "few_shot_accuracy",
     "first_correct_dim",

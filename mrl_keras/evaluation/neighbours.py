@@ -54,6 +54,25 @@ def knn_accuracy(
     >>> knn_accuracy(train, [0, 1], np.array([[0.9, 0.1]]), [0], dims=[2])
     {2: 1.0}
     """
+    if whole_number(top, "`top`") > whole_number(k, "`k`"):
+        raise ValueError(f"`top` must not exceed the k={k} neighbours. Received {top}.")
+    found = checked_neighbours(
+        train_embeddings, train_labels, embeddings, labels, dims, k, metric, progress
+    )
+    labels = np.asarray(labels)
+    return {
+        dim: float(np.mean(among_votes(neighbours, labels, top)))
+        for dim, neighbours in found.items()
+    }
+
+
+def checked_neighbours(
+    train_embeddings, train_labels, embeddings, labels, dims, k, metric="cosine", progress=False
+) -> dict[int, np.ndarray]:
+    """Labels (queries, k) of the nearest neighbours at every prefix, nearest first.
+
+    The arguments and the errors are those of `knn_accuracy`.
+    """
     train_labels = check_labels(train_labels, train_embeddings, "train_labels")
     labels = check_labels(labels, embeddings, "labels")
     if whole_number(k, "`k`") > len(train_labels):
@@ -62,13 +81,9 @@ def knn_accuracy(
         )
     if not len(labels):
         raise ValueError("`embeddings` must hold at least one query. Received none.")
-    if whole_number(top, "`top`") > k:
-        raise ValueError(f"`top` must not exceed the k={k} neighbours. Received {top}.")
     found = exact_search(embeddings, train_embeddings, dims, k=k, metric=metric, progress=progress)
-    return {
-        dim: float(np.mean(among_votes(train_labels[indices], labels, top)))
-        for dim, indices in zip(found.dims, found.indices, strict=True)
-    }
+    pairs = zip(found.dims, found.indices, strict=True)
+    return {dim: train_labels[indices] for dim, indices in pairs}
 
 
 def majority_vote(neighbour_labels) -> np.ndarray:
