@@ -228,7 +228,7 @@ def _finder_class(index, plan):
 def _finder(finder_class, index, plan):
     if finder_class is ExactShortlist:
         return ExactShortlist(index, plan.shortlist_dim)
-    return finder_class(index)
+    return finder_class(index, plan) if finder_class is ScannShortlist else finder_class(index)
 
 
 def _full_width(classifier, dims):

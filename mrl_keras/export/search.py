@@ -34,7 +34,7 @@ class NestedSearch(tf.Module):
         self.num_leaves = finder.num_leaves
         self.default_leaves = min(plan.leaves or finder.default_leaves, finder.num_leaves)
         self._cosine = index.metric == "cosine"
-        edges = (finder.dims_read, *plan.rerank_dims)
+        edges = (finder.dims_read, *plan.rerank_dims[finder.reranks :])
         self.tables = [
             PrefixTable(index, low, high) for low, high in zip(edges, edges[1:], strict=False)
         ]
@@ -61,7 +61,7 @@ class NestedSearch(tf.Module):
             embeddings: float32 (queries, width). A row with NaN or inf gets no results.
             k, shortlist, leaves: int32 scalars, k <= shortlist and 1 <= leaves <= num_leaves.
             row_shortlists: optional int32 (queries,), at most `shortlist`: how much of the
-                shortlist counts for each query.
+                shortlist counts for each query; of what ScaNN leaves, where ScaNN reranks.
 
         Returns:
             `ids` int64 or string, `indices` int64 and `scores` float32, all (queries, k), best
@@ -101,7 +101,7 @@ class NestedSearch(tf.Module):
 
     def _widths(self, shortlist, k):
         """How many rows of each query the shortlist and then each rerank leaves."""
-        if not self.tables:
+        if not self.plan.rerank_dims:
             return [k]
         keep = [tf.maximum(k, tf.minimum(shortlist, size)) for size in self.plan.rerank_sizes]
         return [shortlist, *keep, k]
@@ -110,7 +110,9 @@ class NestedSearch(tf.Module):
         """How many queries fit into a block whose largest gather stays within its budget."""
         row_bytes = [
             4 * width * int(table.rows.shape[1])
-            for width, table in zip(self._widths(shortlist, k), self.tables, strict=False)
+            for width, table in zip(
+                self._widths(shortlist, k)[self.finder.reranks :], self.tables, strict=False
+            )
         ]
         return tf.maximum(_BLOCK_BYTES // tf.reduce_max([1, *row_bytes]), 1)
 
@@ -150,7 +152,8 @@ class NestedSearch(tf.Module):
             lambda: (queries, squared),
             lambda: (tf.where(finite[:, None], queries, 0.0), tf.where(finite, squared, 0.0)),
         )
-        slots, running, scores = self.finder.find(queries, widths[0], leaves)
+        candidates, widths = widths[0], widths[self.finder.reranks :]
+        slots, running, scores = self.finder.find(queries, widths[0], leaves, candidates)
         counts = tf.where(finite, row_shortlists, 0)
         outside = tf.range(widths[0])[None, :] >= counts[:, None]
         slots = tf.where(outside, self.n_rows, slots)

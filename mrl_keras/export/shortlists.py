@@ -7,6 +7,8 @@ Each `find` takes the queries of one block and gives, best first,
   reranks carry on from; minus infinity in empty slots;
 - scores: float32 (queries, size), the score at the shortlist's prefix, before the division by
   the query's norm; `None` where the finder knows no exact one.
+
+A finder whose `reranks` is 1 has done the plan's first rerank as well: from `candidates` rows.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import tensorflow as tf
 from mrl_keras.export.searcher import ScannParts, ScannResource
 from mrl_keras.export.tables import PrefixTable, filled_variable
 from mrl_keras.retrieval.scann_index import scann_ops
+from mrl_keras.retrieval.scann_rows import SHORTLIST_WEIGHT
 
 MINUS_INFINITY = float("-inf")
 _CHUNK_BYTES, _CHUNK_ROWS = 8 << 20, 32_768
@@ -47,7 +50,7 @@ class ExactShortlist(tf.Module):
         dim: int, the prefix D_s.
     """
 
-    kind = "exact"
+    kind, reranks = "exact", 0
     num_leaves = default_leaves = 1
 
     def __init__(self, index, dim: int):
@@ -56,8 +59,8 @@ class ExactShortlist(tf.Module):
         self.table = PrefixTable(index, 0, dim)
         self._chunk = min(_CHUNK_ROWS, max(256, _CHUNK_BYTES // (4 * self.table.rows.shape[1])))
 
-    def find(self, queries, size, leaves):
-        del leaves
+    def find(self, queries, size, leaves, candidates=None):
+        del leaves, candidates
         part = self.table.query_part(queries)
         count = tf.shape(queries)[0]
         empty = (
@@ -102,29 +105,38 @@ class ScannShortlist(tf.Module):
 
     Args:
         index: `NestedIndex` with a ScaNN shortlist.
+        plan: optional `SearchPlan`, whose first rerank ScaNN does where it can.
     """
 
     kind = "scann"
     dims_read = 0
 
-    def __init__(self, index):
+    def __init__(self, index, plan=None):
         super().__init__(name="scann_shortlist")
         parameters = index.shortlist.parameters
-        self.n_rows, self._dim = len(index), index.shortlist.dim
+        self.n_rows, self._dim, self._width = len(index), index.shortlist.dim, index.shortlist.width
+        self.reranks = int(plan is not None and index.shortlist.reranks(plan))
         self.num_leaves, self.default_leaves = parameters.num_leaves, parameters.leaves_to_search
         self.parts = ScannParts(index.shortlist)
         self.searcher = ScannResource(self.parts)
 
-    def find(self, queries, size, leaves):
+    def _asked(self, queries):
+        prefix = unit_rows(queries[:, : self._dim])
+        if self._width == self._dim:
+            return prefix
+        return tf.concat([SHORTLIST_WEIGHT * prefix, unit_rows(queries[:, : self._width])], axis=1)
+
+    def find(self, queries, size, leaves, candidates=None):
         _, ops = scann_ops()
         found, count = tf.minimum(size, self.n_rows), tf.shape(queries)[0]
+        candidates = tf.minimum(size if candidates is None else candidates, self.n_rows)
         # The serial search refuses an empty batch, the parallel one answers it.
         parallel = (count < 1) | (count >= _PARALLEL_FROM)
         slots, scores = ops.scann_search_batched(
             self.searcher.handle(),
-            unit_rows(queries[:, : self._dim]),
+            self._asked(queries),
             found,
-            found,
+            candidates,
             leaves,
             parallel,
         )
@@ -145,7 +157,7 @@ class PartitionShortlist(tf.Module):
         index: `NestedIndex` with a ScaNN shortlist.
     """
 
-    kind = "partition"
+    kind, reranks = "partition", 0
 
     def __init__(self, index):
         super().__init__(name="partition_shortlist")
@@ -158,7 +170,8 @@ class PartitionShortlist(tf.Module):
         self.starts = _variable(starts, "leaf_starts")
         self.order = _variable(order, "row_order")
 
-    def find(self, queries, size, leaves):
+    def find(self, queries, size, leaves, candidates=None):
+        del candidates
         likeness = tf.matmul(
             unit_rows(queries[:, : self.dims_read]), self.centres, transpose_b=True
         )

@@ -144,11 +144,13 @@ def shortlist_for(index, shortlist_dim, scann):
                 f"Received None; choose one of {list(index.nesting_dims)}."
             )
         return None
-    blocks = index.blocks_up_to(shortlist_dim)
+    index.nesting_dims.index(shortlist_dim)
+    blocks = index.blocks_up_to(getattr(scann, "reorder_dim", None) or shortlist_dim)
     if scann is None or (scann == "auto" and len(index) < scann_rule.EXACT_BELOW):
         return None
     from mrl_keras.retrieval.scann_index import ScannShortlist
 
     prefix = np.concatenate([as_float32(block) for block in blocks], axis=1)
     parameters = None if scann == "auto" else scann
-    return ScannShortlist.build(prefix, parameters, normalize=index.metric == "cosine")
+    normalize = index.metric == "cosine"
+    return ScannShortlist.build(prefix, parameters, normalize=normalize, dim=shortlist_dim)

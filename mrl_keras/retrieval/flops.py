@@ -64,6 +64,7 @@ def index_bytes(
     storage: str = "float32",
     id_bytes: int = 8,
     shortlist_blocks: int = 0,
+    reorder_dims: int = 0,
 ) -> float:
     """Bytes of an index on disk, by formula, headers left out.
 
@@ -72,7 +73,7 @@ def index_bytes(
       layer links 2 M rows, layer l >= 1 links M rows with probability M^-l; the 12 are an offset
       and a level.
     - "nested": (4 or 2) d + 4 prefixes + the id + the codes, + 4 for the leaf if there are codes,
-      as `NestedIndex`.
+      + what ScaNN reorders by, as `NestedIndex`.
 
     Args:
         n_rows: int, the number of rows N.
@@ -83,6 +84,8 @@ def index_bytes(
             string. Defaults to 8.
         shortlist_blocks: int, codes of a row in the ScaNN shortlist: D_s / dims_per_block, rounded
             up. A code takes one byte on disk. Defaults to 0, no ScaNN.
+        reorder_dims: int, the int8 values that ScaNN reorders by: D_s + `reorder_dim` with a
+            `reorder_dim`. Defaults to 0, no reordering.
 
     Raises:
         ValueError: an unknown kind or storage, or a number out of range.
@@ -107,7 +110,8 @@ def index_bytes(
         "nested": _STORAGE_BYTES[storage] * dims.width
         + 4 * len(dims)
         + id_bytes
-        + (blocks + 4 if blocks else 0),
+        + (blocks + 4 if blocks else 0)
+        + whole_number(reorder_dims, "`reorder_dims`", least=0),
     }
     if kind not in row_bytes:
         raise ValueError(f"`kind` must be one of {sorted(row_bytes)}. Received {kind!r}.")

@@ -163,17 +163,18 @@ class NestedIndex:
         """The `size` rows nearest with `dim` dims: by ScaNN where `dim` is its prefix, else exact.
 
         Args:
-            queries: (queries, width or more than `dim`) embeddings.
+            queries: (queries, `dim` or more) embeddings; at least `shortlist.width` for ScaNN.
             dim: int, D_s, a nesting dim.
             size: int, the shortlist's length.
             leaves: int, leaves that ScaNN opens; ignored by an exact shortlist.
 
         Returns:
-            int64 positions (queries, size), best first, -1 in empty slots.
+            int64 positions (queries, size), best first (by `reorder_dim`, where ScaNN has one),
+            -1 in empty slots.
         """
         if self.shortlist is not None and self.shortlist.dim == dim:
-            positions, _ = self.shortlist.search(self._prefixes(queries, dim), size, leaves)
-            return positions.astype(np.int64)
+            asked = self._prefixes(queries, self.shortlist.width)
+            return self.shortlist.search(asked, size, leaves)[0].astype(np.int64)
         return self.search_exactly(queries, dim, size)[1]
 
     def search_exactly(
@@ -272,12 +273,19 @@ class NestedIndex:
         if not plan.rerank_dims:
             scores, positions = self.search_exactly(queries, plan.shortlist_dim, plan.k)
         else:
-            candidates = self.find_shortlist(
-                queries, plan.shortlist_dim, plan.shortlist_size, plan.leaves
-            )
-            rerank = SearchPlan(plan.rerank_dims, plan.rerank_sizes, plan.k)
-            scores, positions = rerank_blocks(self, queries, candidates, rerank)
+            scores, positions = rerank_blocks(self, queries, *self._before_reranks(queries, plan))
         return SearchResult(self.ids_at(positions), scores, positions)
+
+    def _before_reranks(self, queries, plan):
+        """(candidates, the reranks left to do): ScaNN may do the first one itself."""
+        dims, sizes = plan.rerank_dims, plan.rerank_sizes
+        if self.shortlist is not None and self.shortlist.reranks(plan):
+            asked = queries[:, : self.shortlist.width]
+            found = self.shortlist.search(asked, sizes[0], plan.leaves, plan.shortlist_size)
+            return found[0], SearchPlan(dims[1:], sizes[1:], plan.k)
+        size = plan.shortlist_size
+        found = self.find_shortlist(queries, plan.shortlist_dim, size, plan.leaves)
+        return found, SearchPlan(dims, sizes, plan.k)
 
     def ids_at(self, positions: np.ndarray) -> np.ndarray:
         """The ids of row numbers, of the same shape; -1 or "" where the position is -1."""

@@ -3,6 +3,7 @@
 The shortlist only proposes rows; the rerank scores them exactly. So the searcher holds no float
 rows, only codes (D_s / dims_per_block / 2 bytes for each row) and leaf tokens, and it is built on
 the prefix alone rather than by ScaNN's own truncation, which does not normalise the prefix.
+With `ScannParameters.reorder_dim` ScaNN also does the first rerank; see scann_rows.py.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from mrl_keras.retrieval.arrays import (
     PAD_POSITION,
     check_matrix,
     check_queries,
-    inverse_norms,
     order_rows,
     pad_columns,
     refuse_rows,
     squared_norms,
 )
+from mrl_keras.retrieval.scann_rows import check_width, searcher_queries, searcher_rows
 from mrl_keras.retrieval.scann_rule import (
     CODES,
     EXACT_BELOW,
@@ -116,23 +117,27 @@ class ScannShortlist:
         parameters: ScannParameters | None = None,
         seed: int = 0,
         normalize: bool = True,
+        dim: int | None = None,
     ) -> ScannShortlist:
         """Builds the tree and the codes.
 
         Args:
-            prefix_rows: (rows, D_s), any real dtype, finite.
+            prefix_rows: (rows, D_s), any real dtype, finite; (rows, `parameters.reorder_dim`)
+                where that is given.
             parameters: `ScannParameters`; `None` takes `scann_parameters(rows, D_s)`.
             seed: int, seeds the k-means of the tree and of the codes. Defaults to 0.
             normalize: bool, whether the rows are L2-normalised first, for cosine; zero rows stay
                 zero. `False` shortlists by inner product. Defaults to `True`.
+            dim: int, D_s; `None` takes the width of `prefix_rows`, and only a `reorder_dim` needs
+                it.
 
         Raises:
-            ValueError: fewer than 16 rows, non-finite rows (named by number), or more leaves
-                than rows.
+            ValueError: fewer than 16 rows, non-finite rows (named by number), more leaves than
+                rows, or a width that does not fit `dim` and `reorder_dim`.
             ImportError: ScaNN is not installed.
         """
         rows = check_matrix(prefix_rows, "`prefix_rows`").astype(np.float32)
-        n_rows, dim = rows.shape
+        n_rows, dim = len(rows), rows.shape[1] if dim is None else dim
         if n_rows < CODES:
             raise ValueError(
                 f"`prefix_rows` must hold at least {CODES} rows, since ScaNN trains {CODES} "
@@ -143,12 +148,11 @@ class ScannShortlist:
             raise ValueError(
                 f"`num_leaves` must not exceed the {n_rows} rows. Received {parameters.num_leaves}."
             )
-        squared = squared_norms(rows)
-        refuse_rows(~np.isfinite(squared), 0)
-        if normalize:
-            rows *= inverse_norms(squared)[:, None]
+        check_width(rows.shape[1], dim, parameters.reorder_dim)
+        refuse_rows(~np.isfinite(squared_norms(rows)), 0)
+        rows = searcher_rows(rows, dim, parameters.reorder_dim, normalize)
         _, ops = scann_ops()
-        config = _config(rows, parameters, whole_number(seed, "`seed`", least=0))
+        config = _config(rows, dim, parameters, whole_number(seed, "`seed`", least=0))
         searcher = ops.create_searcher(rows, config, shared_name=_unique_name())
         return cls(parameters, n_rows, dim, searcher.searcher_handle)
 
@@ -169,25 +173,45 @@ class ScannShortlist:
         )
         return cls(parameters, n_rows, dim, handle)
 
-    def search(self, queries: np.ndarray, k: int, leaves: int | None = None):
+    @property
+    def width(self) -> int:
+        """The dims of a query that a search reads: D_s, or `reorder_dim`."""
+        return self.parameters.reorder_dim or self.dim
+
+    def reranks(self, plan) -> bool:
+        """Whether the first rerank of a `SearchPlan` is one that ScaNN does itself."""
+        dims = plan.rerank_dims
+        return plan.shortlist_dim == self.dim and dims[:-1][:1] == (self.parameters.reorder_dim,)
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        leaves: int | None = None,
+        candidates: int | None = None,
+    ):
         """The rows that ScaNN scores highest.
 
         Args:
-            queries: (queries, D_s) prefixes, L2-normalised here. A row with NaN or inf gets no
+            queries: (queries, `width`) prefixes, L2-normalised here. A row with NaN or inf gets no
                 results.
             k: int, at least 1; above N the rest of the slots are empty.
             leaves: int, leaves to open; `None` takes `parameters.leaves_to_search`, and more
                 than there are means all.
+            candidates: int, at least `k`: the rows found with D_s dims, of which the `k` best at
+                `reorder_dim` are returned. `None` takes `k`, and without a `reorder_dim` more
+                than `k` have no use.
 
         Returns:
             (positions, scores): int32 and float32, both (queries, k), descending by ScaNN's
-            approximate cosine (or inner product over the query's norm). A slot without a row
-            holds -1 and the lowest float32.
+            approximate cosine (or inner product over the query's norm) at D_s, or at
+            `reorder_dim` where there is one. A slot without a row holds -1 and the lowest float32.
 
         Raises:
-            ValueError: a wrong width, or `k` or `leaves` below 1.
+            ValueError: a wrong width, `k` or `leaves` below 1, or `candidates` below `k`.
         """
-        queries, k = check_queries(queries, self.dim), whole_number(k, "`k`")
+        queries, k = check_queries(queries, self.width), whole_number(k, "`k`")
+        candidates = whole_number(k if candidates is None else candidates, "`candidates`", k)
         leaves = self.parameters.leaves_to_search if leaves is None else leaves
         leaves = min(whole_number(leaves, "`leaves`"), self.parameters.num_leaves)
         squared = squared_norms(queries)
@@ -195,17 +219,17 @@ class ScannShortlist:
         positions = np.full((len(queries), k), PAD_POSITION, np.int32)
         scores = np.full((len(queries), k), LOWEST_SCORE, np.float32)
         if finite.any():
-            prefixes = queries[finite] * inverse_norms(squared[finite])[:, None]
-            scores[finite], positions[finite] = self._search_finite(prefixes, k, leaves)
+            asked = searcher_queries(queries[finite], self.dim, self.parameters.reorder_dim)
+            scores[finite], positions[finite] = self._search_finite(asked, k, leaves, candidates)
         return positions, scores
 
-    def _search_finite(self, prefixes, k, leaves):
+    def _search_finite(self, prefixes, k, leaves, candidates):
         _, ops = scann_ops()
-        found = min(k, self.n_rows)
+        found, candidates = min(k, self.n_rows), min(candidates, self.n_rows)
         # `parallel` pays from here on; below it the call overhead is all there is.
         parallel = len(prefixes) > 64
         positions, scores = ops.scann_search_batched(
-            self._handle, prefixes, found, found, leaves, parallel
+            self._handle, prefixes, found, candidates, leaves, parallel
         )
         positions, scores = positions.numpy(), scores.numpy()
         # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
@@ -260,13 +284,15 @@ class ScannShortlist:
         )
 
 
-def _config(rows, parameters, seed):
-    """The searcher's text configuration: tree and asymmetric hashing, seeded, no reorder."""
+def _config(rows, dim, parameters, seed):
+    """The searcher's text configuration: tree and asymmetric hashing, seeded."""
     _, ops = scann_ops()
     threshold = parameters.anisotropic_threshold
+    builder = ops.builder(rows, 10, "dot_product")
+    if parameters.reorder_dim:
+        builder = builder.truncate(dim).reorder(10, quantize=True)
     config = (
-        ops.builder(rows, 10, "dot_product")
-        .tree(
+        builder.tree(
             parameters.num_leaves,
             parameters.leaves_to_search,
             training_sample_size=parameters.training_sample_size,

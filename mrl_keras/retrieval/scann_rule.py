@@ -31,6 +31,10 @@ class ScannParameters:
         soar_lambda: `None`; ScaNN's TensorFlow ops have no SOAR, and it is refused.
         truncate_dim: `None`; ScaNN's own truncation is refused, a shortlist is built on the
             prefix itself.
+        reorder_dim: int above D_s, a prefix of which ScaNN keeps an int8 copy, or `None`. Plans
+            whose first rerank is at this dim, and not their last, leave that rerank to ScaNN: a
+            call over all its candidates, where a rerank over blocks gathers and converts each
+            row first. The copy takes D_s + `reorder_dim` bytes for each row.
 
     Raises:
         ValueError: a number out of range, more leaves to search than there are, bfloat16,
@@ -49,6 +53,7 @@ class ScannParameters:
     storage: str = "float32"
     soar_lambda: float | None = None
     truncate_dim: int | None = None
+    reorder_dim: int | None = None
 
     def __post_init__(self):
         for name in (
@@ -72,6 +77,9 @@ class ScannParameters:
                 "`anisotropic_threshold` must lie strictly between 0 and 1, or be None. "
                 f"Received {threshold!r}."
             )
+        if self.reorder_dim is not None:
+            number = whole_number(self.reorder_dim, "`reorder_dim`", 2)
+            object.__setattr__(self, "reorder_dim", number)
         self._refuse_unsupported()
 
     def _refuse_unsupported(self):

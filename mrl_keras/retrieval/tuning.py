@@ -212,10 +212,16 @@ class _Shortlists:
         else:
             self.full_width = index.search_exactly(queries, index.width, k)[1]
 
-    def find(self, dim, leaves):
-        """int64 (queries, longest) positions."""
+    def needs_size(self, dim):
+        """Whether the start of a longer shortlist is no shortlist, because ScaNN reorders it."""
+        shortlist = self._index.shortlist
+        return shortlist is not None and (shortlist.dim, True) == (dim, shortlist.width > dim)
+
+    def find(self, dim, leaves, size):
+        """int64 positions (queries, `size`, or the longest where that is `None`)."""
         if leaves is not None:
-            return self._index.find_shortlist(self._queries, dim, self._longest, leaves)
+            size = size or self._longest
+            return self._index.find_shortlist(self._queries, dim, size, leaves)
         return self._exact[self._index.nesting_dims.index(dim)][:, : self._longest]
 
 
@@ -248,10 +254,11 @@ def _scored(index, queries, plans, shortlists, relevance, metric, full_width, ad
     """A `TuningPoint` of every plan, not timed."""
 
     def stage(plan):
-        return plan.shortlist_dim, plan.leaves or 0
+        size = plan.shortlist_size if shortlists.needs_size(plan.shortlist_dim) else 0
+        return plan.shortlist_dim, plan.leaves or 0, size
 
-    for (dim, leaves), group in itertools.groupby(sorted(plans, key=stage), key=stage):
-        candidates = shortlists.find(dim, leaves or None)
+    for (dim, leaves, size), group in itertools.groupby(sorted(plans, key=stage), key=stage):
+        candidates = shortlists.find(dim, leaves or None, size or None)
         scores = prefix_scores(index, queries, candidates)
         relevant = relevance.at(candidates)
         for plan in group:

@@ -61,6 +61,12 @@ def parse_arguments(arguments=None):
     add("--width", type=int, default=2048, help="embedding width d")
     add("--classes", type=int, default=1000, help="number of classes")
     add("--shortlist_dim", type=int, default=16, help="D_s")
+    add(
+        "--reorder_dim",
+        type=int,
+        default=256,
+        help="prefix that ScaNN reorders its candidates by; 0 for none",
+    )
     add("--plan_dims", type=int, nargs="+", help="a plan's dims, instead of tuning")
     add("--plan_sizes", type=int, nargs="+", default=[], help="the plan's sizes")
     add("--plan_leaves", type=int, help="the plan's leaves")
@@ -86,6 +92,7 @@ def parse_arguments(arguments=None):
     if options.tiny:
         options.n, options.queries, options.width, options.classes = [20_000], 256, 64, 50
         options.exact_rows, options.exact_queries, options.seconds = 2000, 64, 0.2
+        options.reorder_dim = min(options.reorder_dim, 32)
     given = sys.argv[1:] if arguments is None else arguments
     folders = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     folders.add_argument("--cache"), folders.add_argument("--output")
@@ -132,7 +139,7 @@ class Case:
         return [self.queries[i : i + size] for i in range(0, len(self.queries), size)]
 
 
-def tuned_plan(case):
+def chosen_plan(case):
     """The fastest plan that surely, on held-out queries, stays within the tolerance.
 
     D_r is at least a quarter of d: below that the paper's Table 8 is more than a tenth of a point
@@ -142,14 +149,17 @@ def tuned_plan(case):
     if options.plan_dims:
         return SearchPlan(options.plan_dims, options.plan_sizes, leaves=options.plan_leaves)
     started, d_s = time.perf_counter(), options.shortlist_dim
-    index = NestedIndex.build(case.rows, case.dims, shortlist_dim=d_s, storage="bfloat16")
+    scann = memory.scann_for(case.n, d_s, options.reorder_dim)
+    index = NestedIndex.build(
+        case.rows, case.dims, shortlist_dim=d_s, storage="bfloat16", scann=scann
+    )
     queries, labels = case.held_out
     space = TuningSpace(
         shortlist_dims=[d_s],
         shortlists=(50, 70, 100, 140, 200, 280),
         rerank_dims=[dim for dim in case.dims if dim >= options.width // 4 and dim > d_s],
         leaf_shares=(0.0025, 0.01),
-        kept=(15, 20, 30, 40, 60),
+        kept=(12, 15, 20, 30, 40, 60),
     )
     result = tune(
         index, queries, labels=(labels, case.row_labels), tolerance=TOLERANCE / 100,
@@ -189,6 +199,7 @@ def measure_exports(case, plan, folder):
         made = memory.in_own_process(
             memory.export, rows_path=str(case.path), dims=list(case.dims),
             plan=dataclasses.asdict(plan), storage=storage, folder=os.path.join(folder, name),
+            reorder_dim=case.options.reorder_dim if name == EXPORT else 0,
         )  # fmt: skip
         held = memory.in_own_process(memory.loaded, path=made["path"], queries_path=queries_path)
         exports[name] = made["path"], plan
@@ -223,7 +234,7 @@ def measure(n, options):
     """Yields {table: rows} of one database, after each system."""
     case = Case(n, options)
     tables = {"exact": [exact_row(case)]} if options.exact_queries else {}
-    plan = tuned_plan(case)
+    plan = chosen_plan(case)
     with tempfile.TemporaryDirectory(prefix="exports_", dir=options.cache) as folder:
         exports, tables["memory"] = measure_exports(case, plan, folder)
         for tables["speed"], tables["sweep"] in measure_speed(case, exports):

@@ -7,6 +7,7 @@ TensorFlow and ScaNN among them.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import os
@@ -47,7 +48,14 @@ def row_chunks(path, chunk_rows=16_384):
         yield np.array(np.load(path, mmap_mode="r")[start : start + chunk_rows])
 
 
-def export(rows_path, dims, plan, storage, folder):
+def scann_for(n_rows, d_s, reorder_dim):
+    """The rule's `ScannParameters`, with a `reorder_dim` where it is not 0."""
+    from mrl_keras.retrieval import scann_parameters
+
+    return dataclasses.replace(scann_parameters(n_rows, d_s), reorder_dim=reorder_dim or None)
+
+
+def export(rows_path, dims, plan, storage, folder, reorder_dim):
     """Builds the index from the file of rows and exports it; the path, peak bytes and seconds."""
     import keras
 
@@ -59,7 +67,9 @@ def export(rows_path, dims, plan, storage, folder):
     plan, rows = SearchPlan(**plan), row_chunks(rows_path)
     encoder = keras.Sequential([keras.Input((dims[-1],)), keras.layers.Identity()])
     before, started = status_bytes("VmRSS"), time.perf_counter()
-    index = NestedIndex.build(rows, dims, shortlist_dim=plan.shortlist_dim, storage=storage)
+    d_s, count = plan.shortlist_dim, len(np.load(rows_path, mmap_mode="r"))
+    scann = scann_for(count, d_s, reorder_dim)
+    index = NestedIndex.build(rows, dims, shortlist_dim=d_s, storage=storage, scann=scann)
     path = export_saved_model(folder, encoder=encoder, nesting_dims=dims, index=index, plan=plan)
     return {
         "path": path,

@@ -38,7 +38,9 @@ def queries(count=40, seed=0):
     return vectors(seed=seed)[:count] + 0.1 * vectors(count, seed + 1000)
 
 
-def index(seed=0, scann=True, storage="float32", metric="cosine", ids=True, rows=ROWS):
+def index(
+    seed=0, scann=True, storage="float32", metric="cosine", ids=True, rows=ROWS, reorder_dim=None
+):
     """An index over `vectors`, with string ids by default, and a ScaNN tree of 25 leaves."""
     return NestedIndex.build(
         vectors(rows, seed),
@@ -47,5 +49,5 @@ def index(seed=0, scann=True, storage="float32", metric="cosine", ids=True, rows
         metric=metric,
         storage=storage,
         shortlist_dim=8 if scann else None,
-        scann=ScannParameters(25, 6) if scann else None,
+        scann=ScannParameters(25, 6, reorder_dim=reorder_dim) if scann else None,
     )

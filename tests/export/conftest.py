@@ -17,12 +17,17 @@ def margin(embedding):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """`path` of version 1 with `plain` its twin, `second` of version 2 over other rows."""
+    """`path` of version 1 with `plain` its twin, `second` of version 2 over other rows.
+
+    In version 2 ScaNN does the first rerank.
+    """
     base = tmp_path_factory.mktemp("saved_models")
     encoder, classifier = cases.encoder(), cases.classifier()
     encoder.compile("adam", "mse")
     encoder.fit(tf.zeros([4, cases.FEATURES]), tf.zeros([4, 32]), verbose=0)
-    indexes = [cases.index(seed, storage="bfloat16") for seed in (0, 1)]
+    indexes = [
+        cases.index(seed, storage="bfloat16", reorder_dim=16 * seed or None) for seed in (0, 1)
+    ]
     paths = [
         export_saved_model(
             str(base / "tiny"),

@@ -41,7 +41,7 @@ def content(exported, tmp_path_factory):
     models = {"first": exported.path, "second": exported.second, "plain": exported.plain}
     both = tf.Module()
     both.searches = [
-        NestedSearch(index, cases.PLAN, ScannShortlist(index))
+        NestedSearch(index, cases.PLAN, ScannShortlist(index, cases.PLAN))
         for index in (exported.index, exported.second_index)
     ]
 

@@ -12,6 +12,7 @@ from mrl_keras.export.tables import PrefixTable, filled_variable, id_variable, n
 from mrl_keras.retrieval import NestedIndex, SearchPlan
 from tests.export import cases
 
+KINDS = ["scann", "reordering scann", "partition", "exact"]
 EVERYTHING = SearchPlan((8, 16, 32), (cases.ROWS, cases.ROWS), k=7, leaves=25)
 
 
@@ -45,14 +46,26 @@ def scann_search(scann_index):
     return search
 
 
+@pytest.fixture(scope="module")
+def reordering():
+    """(index, search) whose first rerank ScaNN does."""
+    index = cases.index(reorder_dim=16)
+    search = NestedSearch(index, cases.PLAN, ScannShortlist(index, cases.PLAN))
+    search.finder.searcher._initialize()
+    return index, search
+
+
+@pytest.mark.parametrize("reorders", [False, True])
 @pytest.mark.parametrize("count", [1, 16, 17, 40])
-def test_scann_answers_as_in_memory(scann_index, scann_search, count):
+def test_scann_answers_as_in_memory(scann_index, scann_search, reordering, count, reorders):
+    index, search = reordering if reorders else (scann_index, scann_search)
     queries = cases.queries(count)
-    expected = scann_index.search(queries, cases.PLAN)
-    found = searched(scann_search, queries)
+    expected = index.search(queries, cases.PLAN)
+    found = searched(search, queries)
     assert found["ids"].numpy().astype(str).tolist() == expected.ids.tolist()
     np.testing.assert_array_equal(found["indices"], expected.positions)
     np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-5)
+    assert [table.low for table in search.tables] == ([0] if reorders else [0, 16])
 
 
 def test_the_released_parts_leave_the_searcher_alone(scann_search):
@@ -66,11 +79,15 @@ def test_without_its_init_op_the_searcher_fails_cleanly(scann_index):
         searched(search, cases.queries(2))
 
 
-@pytest.mark.parametrize("finder", [ScannShortlist, PartitionShortlist])
-def test_all_leaves_and_rows_are_brute_force(scann_index, finder):
-    search = NestedSearch(scann_index, EVERYTHING, finder(scann_index))
-    if finder is ScannShortlist:
+@pytest.mark.parametrize("kind", ["scann", "reordering scann", "partition"])
+def test_all_leaves_and_rows_are_brute_force(scann_index, reordering, kind):
+    index = reordering[0] if kind == "reordering scann" else scann_index
+    if kind == "partition":
+        search = NestedSearch(index, EVERYTHING, PartitionShortlist(index))
+    else:
+        search = NestedSearch(index, EVERYTHING, ScannShortlist(index, EVERYTHING))
         search.finder.searcher._initialize()
+    assert search.finder.reranks == (kind == "reordering scann")
     queries = cases.queries()
     positions, scores = oracle(cases.vectors(), queries, 7)
     found = searched(search, queries)
@@ -129,16 +146,17 @@ def test_the_gather_budget_only_cuts_blocks(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def finders(scann_index, scann_search):
+def finders(scann_index, scann_search, reordering):
     exact = cases.index(scann=False)
     return {
         "scann": scann_search,
+        "reordering scann": reordering[1],
         "partition": NestedSearch(scann_index, cases.PLAN, PartitionShortlist(scann_index)),
         "exact": NestedSearch(exact, cases.PLAN, ExactShortlist(exact, 8)),
     }
 
 
-@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [5, 40])
 def test_bad_queries_get_nothing_and_leave_others_alone(finders, kind, count):
     queries = cases.queries(count)
@@ -156,7 +174,7 @@ def test_bad_queries_get_nothing_and_leave_others_alone(finders, kind, count):
         )
 
 
-@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_queries_give_an_empty_answer(finders, kind):
     found = searched(finders[kind], np.zeros((0, 32)))
     assert {name: tuple(part.shape) for name, part in found.items()} == dict.fromkeys(
@@ -164,14 +182,14 @@ def test_no_queries_give_an_empty_answer(finders, kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_zero_query_scores_zero(finders, kind):
     found = searched(finders[kind], np.zeros((2, 32)))
     assert (found["scores"].numpy() == 0).all()
     assert (found["indices"].numpy() >= 0).all()
 
 
-@pytest.mark.parametrize("kind", ["scann", "partition", "exact"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_short_answers_are_padded_and_hold_no_row_twice(finders, kind):
     found = searched(finders[kind], cases.queries(20), k=500, shortlist=500, leaves=1)
     indices, scores = found["indices"].numpy(), found["scores"].numpy()
