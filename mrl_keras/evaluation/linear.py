@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.evaluation.neighbours import check_labels
+from mrl_keras.evaluation.neighbours import check_classes_known, check_labels
 from mrl_keras.nesting import NestingDims
 
 
@@ -98,15 +98,15 @@ def linear_probe_accuracy(
         dims: ints, ascending, the prefixes to probe, the last at most d.
         inverse_regularization: scikit-learn's C, on components standardised with the mean
             and deviation of the train embeddings. Default 1.0.
-        top: int, k of top-k accuracy, at most the classes of `train_labels`. Default 1. A label
-            that no train example has is never right.
+        top: int, k of top-k accuracy, at most the classes of `train_labels`. Default 1.
 
     Returns:
         dict from dim to the fraction of held-out examples classified right.
 
     Raises:
-        ValueError: labels or dims that don't fit the embeddings, one class only, or
-            `inverse_regularization` not above zero.
+        ValueError: labels or dims that don't fit the embeddings, no held-out example, one class
+            only, a held-out class that no train example has, or `inverse_regularization` not above
+            zero.
         ImportError: scikit-learn is missing.
 
     Example:
@@ -121,6 +121,7 @@ def linear_probe_accuracy(
     train_labels = check_labels(train_labels, train, "train_labels")
     labels, dims = check_labels(labels, test, "labels"), NestingDims(dims)
     _check_probe(train, train_labels, test, dims, inverse_regularization)
+    check_classes_known(labels, train_labels)
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     deviation[deviation == 0.0] = 1.0
     train, test = (train - mean) / deviation, (test - mean) / deviation
@@ -136,12 +137,11 @@ def linear_probe_accuracy(
 
 
 def _probe_accuracy(probe, rows, labels, top):
-    known = np.isin(labels, probe.classes_)
     scores = probe.decision_function(rows)
     if scores.ndim == 1:  # scikit-learn gives two classes one score, of the second
         scores = np.stack([-scores, scores], axis=1)
-    places = np.searchsorted(probe.classes_, np.where(known, labels, probe.classes_[0]))
-    return float((among_top(scores[:, None], places, top)[:, 0] & known).mean())
+    places = np.searchsorted(probe.classes_, labels)
+    return float(among_top(scores[:, None], places, top).mean())
 
 
 def _logistic_regression(inverse_regularization):
@@ -153,9 +153,10 @@ def _logistic_regression(inverse_regularization):
 
 
 def _check_probe(train, train_labels, test, dims, inverse_regularization):
-    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
+    fits = train.ndim == test.ndim == 2 and train.shape[1] == test.shape[1]
+    if not fits or not len(test):
         raise ValueError(
-            "The embeddings must be (examples, d) with one width d. "
+            "The embeddings must be (examples, d) with one width d, and an example held out. "
             f"Received shapes {train.shape} and {test.shape}."
         )
     if dims.width > train.shape[1]:

@@ -43,8 +43,9 @@ def knn_accuracy(
         dict from dim to the fraction of queries classified right.
 
     Raises:
-        ValueError: no query, labels that don't fit the embeddings, k above the number of train
-            examples, `top` above k, or dims outside the width.
+        ValueError: no query, a class that no train example has, labels that don't fit the
+            embeddings, k above the number of train examples, `top` above k, or dims outside the
+            width.
 
     Example:
 
@@ -81,6 +82,7 @@ def checked_neighbours(
         )
     if not len(labels):
         raise ValueError("`embeddings` must hold at least one query. Received none.")
+    check_classes_known(labels, train_labels)
     found = exact_search(embeddings, train_embeddings, dims, k=k, metric=metric, progress=progress)
     pairs = zip(found.dims, found.indices, strict=True)
     return {dim: train_labels[indices] for dim, indices in pairs}
@@ -136,3 +138,14 @@ def check_labels(labels, embeddings, name) -> np.ndarray:
             f"Received shape {array.shape} of dtype {array.dtype}."
         )
     return array
+
+
+def check_classes_known(labels, train_labels):
+    """Raises a ValueError that names the classes of `labels` which `train_labels` lacks."""
+    absent = np.setdiff1d(labels, train_labels)
+    if len(absent):
+        raise ValueError(
+            f"{len(absent)} classes of `labels` have no train example, the first of them "
+            f"{absent[:5].tolist()}: they can't be found. Give train examples of every class, or "
+            "leave these examples out."
+        )

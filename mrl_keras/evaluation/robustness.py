@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def class_mapping(
 
     The names of a TensorFlow Datasets set are `mrl_keras.data.class_names(builder)`. imagenet2012,
     imagenet_v2, imagenet_r, imagenet_a and imagenet_sketch all name classes by WordNet id, so that
-    their names alone give the mapping, whatever the numbers.
+    their names alone give the mapping, whatever the numbers and the order.
 
     Args:
         set_classes: names of the set's classes, by label.
@@ -102,7 +103,7 @@ def class_mapping(
     """
     renamed = {} if renamed is None else dict(renamed)
     for what, names in (("set_classes", set_classes), ("model_classes", model_classes)):
-        repeated = sorted({name for name in names if list(names).count(name) > 1})
+        repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise ValueError(f"`{what}` must not repeat a name. Received {repeated[:5]} twice.")
     place = {name: i for i, name in enumerate(model_classes)}

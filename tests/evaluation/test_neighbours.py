@@ -68,6 +68,7 @@ def test_order_of_queries_and_of_classes_does_not_matter():
     [
         ({"k": 121}, "must not exceed the 120 train examples. Received 121"),
         ({"k": 3, "top": 4}, "`top` must not exceed the k=3 neighbours. Received 4"),
+        ({"labels": LABELS + 1}, r"1 classes of `labels` have no train example, .* \[4\]"),
         ({"embeddings": QUERIES[:0], "labels": LABELS[:0]}, "at least one query"),
         ({"k": 0}, "`k` must be at least 1"),
         ({"labels": LABELS[:-1]}, r"`labels` must be 50 ints, .* Received shape \(49,\)"),

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mrl_keras.data import class_names
 from mrl_keras.evaluation import (
     RobustnessRow,
     class_mapping,
@@ -63,6 +64,18 @@ def test_mapping_by_name():
     ):
         with pytest.raises(ValueError, match=message):
             class_mapping(*arguments)
+
+
+@pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_r", "imagenet_a", "imagenet_sketch"])
+def test_sets_of_tfds_are_mapped_by_their_label_names(name, tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    there, model = (
+        class_names(tfds.builder(one, data_dir=tmp_path)) for one in (name, "imagenet2012")
+    )
+    backwards = model[::-1]  # a model with another numbering
+    mapping = class_mapping(there, backwards)
+    assert len(mapping) == len(there)
+    assert all(backwards[mapping[label]] == wnid for label, wnid in enumerate(there))
 
 
 def test_queries_of_another_domain_against_the_database():
