@@ -1,6 +1,13 @@
 """Data sets as arrays and as pipelines."""
 
 from mrl_keras.data.augmentation import resolution_stages
+from mrl_keras.data.caption_pipeline import caption_batches, streamed_caption_batches
+from mrl_keras.data.caption_sets import (
+    CaptionedImages,
+    caption_set,
+    caption_texts,
+    read_captioned,
+)
 from mrl_keras.data.image_pipeline import (
     array_batches,
     evaluation_batches,
@@ -19,11 +26,15 @@ from mrl_keras.data.wordpiece import (
 )
 
 __all__ = [
+    "CaptionedImages",
     "ImageDataset",
     "LabelledImages",
     "SPECIAL_PIECES",
     "Wordpiece",
     "array_batches",
+    "caption_batches",
+    "caption_set",
+    "caption_texts",
     "class_names",
     "clear_image_errors",
     "corrupt_images",
@@ -31,11 +42,13 @@ __all__ = [
     "image_set",
     "learn_vocabulary",
     "load_images",
+    "read_captioned",
     "read_columns",
     "read_split",
     "read_vocabulary",
     "resolution_stages",
     "streamed_batches",
+    "streamed_caption_batches",
     "text_set",
     "write_vocabulary",
 ]

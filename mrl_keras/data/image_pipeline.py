@@ -72,9 +72,8 @@ def array_batches(
     count = len(images.labels)
     if count == 0:
         raise ValueError("There are no examples to train on: the split is empty.")
-    if augment not in AUGMENTATIONS:
-        raise ValueError(f"`augment` must be one of {AUGMENTATIONS}. Received {augment!r}.")
-    dtype, pixels = _checked_dtype(dtype), tf.constant(images.images)
+    check_augmentation(augment)
+    dtype, pixels = checked_dtype(dtype), tf.constant(images.images)
     labels = tf.constant(np.asarray(images.labels, "int64"))
 
     def read(rows, seeds):
@@ -124,8 +123,8 @@ def streamed_batches(
         ValueError: no such split, an empty one, files of another format, or an argument out of
             range. While reading, `clear_image_errors` makes such of corrupt images and labels.
     """
-    dtype, classes = _checked_dtype(dtype), len(class_names(builder))
-    stages = _remaining(resolution, whole_number(start_step, "`start_step`", 0))
+    dtype, classes = checked_dtype(dtype), len(class_names(builder))
+    stages = remaining_stages(resolution, whole_number(start_step, "`start_step`", 0))
 
     def read(step, seeds, name, row, record):
         encoded, label = parsed(builder, record, name, row, classes)
@@ -179,7 +178,7 @@ def evaluation_batches(
     Raises:
         ValueError: no such split, an empty one, or an argument out of range.
     """
-    batch_size, dtype = whole_number(batch_size, "`batch_size`"), _checked_dtype(dtype)
+    batch_size, dtype = whole_number(batch_size, "`batch_size`"), checked_dtype(dtype)
     if hasattr(source, "labels"):
         if len(source.labels) == 0:
             raise ValueError("There are no examples to evaluate: the split is empty.")
@@ -206,7 +205,14 @@ def evaluation_batches(
     return ready(dataset.batch(batch_size, drop_remainder))
 
 
-def _checked_dtype(dtype):
+def check_augmentation(augment):
+    """Refuses what is no augmentation of images in memory."""
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"`augment` must be one of {AUGMENTATIONS}. Received {augment!r}.")
+
+
+def checked_dtype(dtype):
+    """`dtype` if images can have it."""
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received {dtype!r}.")
     return dtype
@@ -216,7 +222,7 @@ def _pixels(image, dtype):
     return tf.cast(tf.round(image) if dtype == "uint8" else image, dtype)
 
 
-def _remaining(resolution, start_step):
+def remaining_stages(resolution, start_step):
     """The stages from `start_step` on, as (first step, pixels)."""
     if isinstance(resolution, int):
         resolution = [(0, resolution)]

@@ -24,7 +24,7 @@ def clear_image_errors(what="the data set"):
         yield
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
         text = error.message
-        for sign in ("Corrupt image", "Label out of range"):
+        for sign in ("Corrupt image", "Label out of range", "Image without captions"):
             if sign in text:
                 line = text[text.index(sign) :].splitlines()[0].replace("] [", " ")
                 raise ValueError(line.rstrip("]")) from error
@@ -58,21 +58,36 @@ def file_records(name):
 
 def parsed(builder, record, name, row, classes):
     """(encoded image, label) of a record; both are looked at before anything is decoded."""
+    encoded, example, where = parsed_image(builder, record, name, row)
+    label = example["label"]
+    text = ["Label out of range 0 to ", str(classes - 1), ": ", tf.strings.as_string(label)]
+    wrong = tf.strings.join([*text, " in ", where])
+    check = tf.debugging.Assert((label >= 0) & (label < classes), [wrong])
+    with tf.control_dependencies([check] if check is not None else []):
+        return encoded, tf.identity(label)
+
+
+def parsed_image(builder, record, name, row):
+    """(encoded image, example, place) of a record; the image is looked at, not decoded.
+
+    Args:
+        builder: of the set.
+        record: scalar string.
+        name, row: the record's file and its place in the file, for errors.
+
+    Returns:
+        Scalar string, the example's features with the image encoded, and "FILE, record ROW".
+    """
     tfds = import_tfds()
     decoders = {"image": tfds.decode.SkipDecoding()}
     example = builder.info.features.deserialize_example(record, decoders=decoders)
-    encoded, label = example["image"], example["label"]
+    encoded = example["image"]
     where = tf.strings.join([name, ", record ", tf.strings.as_string(row)])
     known = tf.stack([tf.strings.substr(encoded, 0, len(sign)) == sign for sign in _SIGNATURES])
     corrupt = tf.strings.join(["Corrupt image, no JPEG, PNG, GIF or BMP file: ", where])
-    text = ["Label out of range 0 to ", str(classes - 1), ": ", tf.strings.as_string(label)]
-    wrong = tf.strings.join([*text, " in ", where])
-    checks = [
-        tf.debugging.Assert(tf.reduce_any(known), [corrupt]),
-        tf.debugging.Assert((label >= 0) & (label < classes), [wrong]),
-    ]
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        return tf.identity(encoded), tf.identity(label)
+    check = tf.debugging.Assert(tf.reduce_any(known), [corrupt])
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(encoded), example, where
 
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
