@@ -85,6 +85,7 @@ def load_manifest(path: str) -> dict:
     Returns:
         A dict: `name`, `version`, `twin_of`, `is_matryoshka` (always true),
         `matryoshka_dimensions`, `nesting_dims`, `width`, `normalization`, `metrics` (by prefix),
+        `encoders` (names of the signatures of further encoders),
         `cascade` (`None` without one), `custom_ops` ("Scann" for ScaNN's, "TFText" for
         tensorflow-text's, which a server must link), `signatures`,
         `retrieval` (`None` without an index), `libraries`.

@@ -21,6 +21,7 @@ class ServingModule(tf.Module):
     | `classify` | raw inputs | `class`, `probability` (batch,), `logits` (batch, classes) |
     | `classify_adaptive` | raw inputs | `class`, `probability`, `dim`, each (batch,) |
     | a head's name | raw inputs | what the head gives |
+    | a further encoder's name | its own raw inputs | `embedding` (batch, d) |
     | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k) |
     | `retrieve_dynamic` | and `k`, `shortlist`, `leaves` scalars, optional | (batch, k) |
     | `retrieve_batch` | and `k`, `shortlist`, `leaves` (batch,) | (batch, the plan's k) |
@@ -39,17 +40,28 @@ class ServingModule(tf.Module):
         heads: dict from signature names to functions of the embedding.
         search: `None` or a `NestedSearch`.
         bounds: (most k, most shortlist), the limits of the optional inputs.
+        encoders: dict from signature names to the `RawInputs` of further encoders.
 
     Attributes:
         signatures_by_name: dict from names to the `tf.function` of each signature.
     """
 
-    def __init__(self, inputs, width, layers, classify=None, heads=None, search=None, bounds=None):
+    def __init__(
+        self,
+        inputs,
+        width,
+        layers,
+        classify=None,
+        heads=None,
+        search=None,
+        bounds=None,
+        encoders=None,
+    ):
         super().__init__(name="serving")
         self._inputs, self._width, self._bounds = inputs, width, bounds
         self.nested_search = search
         self.resources = [resource for layer in layers for resource in _resources(layer)]
-        self._encode = inputs.encode
+        self._encode, self._encoders = inputs.encode, encoders or {}
         self.signatures_by_name = self._signatures(classify, heads or {})
         # What the functions read, and not the optimizer that a compiled encoder carries.
         traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
@@ -64,6 +76,8 @@ class ServingModule(tf.Module):
         }
         if classify is not None:
             heads = {"classify": lambda given: _classes(classify(given)), **heads}
+        for name, own in self._encoders.items():
+            made[name] = _function(dict(own.specs), _on_embedding(own.encode, _embedding))
         for name, head in heads.items():
             made[name] = _function(raw, _on_embedding(self._encode, head))
         if self.nested_search is not None:
@@ -158,6 +172,10 @@ def _function(inputs, compute, numbers=()):
 
 def _on_embedding(encode, head):
     return lambda inputs, *numbers: head(encode(inputs), *numbers)
+
+
+def _embedding(embedding):
+    return {"embedding": embedding}
 
 
 def _classes(logits):

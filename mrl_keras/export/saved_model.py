@@ -60,6 +60,7 @@ def export_saved_model(
     classifier: keras.layers.Layer | None = None,
     cascade=None,
     heads: Mapping[str, Callable] | None = None,
+    encoders: Mapping[str, keras.layers.Layer] | None = None,
     index=None,
     plan=None,
     version: int | None = None,
@@ -70,7 +71,8 @@ def export_saved_model(
     """Writes `directory`/VERSION/, a SavedModel that TF Serving loads as it is.
 
     The model has the signatures that `ServingModule` lists: `embed`, `embed_dim`,
-    `embed_dim_batch`; `classify`; `classify_adaptive`; one for each of `heads`; `retrieve`,
+    `embed_dim_batch`; `classify`; `classify_adaptive`; one for each of `heads` and `encoders`;
+    `retrieve`,
     `retrieve_embeddings` and their `_dynamic` and `_batch` variants; `serving_default`. Retrieval
     gives the answers of `index.search(queries, plan)`.
 
@@ -90,6 +92,10 @@ def export_saved_model(
             is confident, and computes wider ones for the other rows only.
         heads: optional mapping from further signature names to functions (Keras layers, usually)
             of the embedding, each giving a tensor or a dict of tensors.
+        encoders: optional mapping from further signature names to encoders of raw inputs of their
+            own into the same space: the towers of a dual encoder,
+            `{"embed_image": image_tower, "embed_text": text_tower}`, one of which is `encoder`.
+            Each gives `embedding` (batch, d).
         index: optional `mrl_keras.retrieval.NestedIndex` over embeddings of the same encoder.
         plan: the `SearchPlan` that `retrieve` runs; needed with `index`.
         version: int, the version to write; `None` takes one above the highest.
@@ -122,21 +128,25 @@ def export_saved_model(
     """
     dims, options = NestingDims(nesting_dims), options or ServingOptions()
     directory = os.path.abspath(os.fspath(directory))
-    heads = dict(heads or {})
-    _check_arguments(dims, index, plan, heads)
+    heads, encoders = dict(heads or {}), dict(encoders or {})
+    _check_arguments(dims, index, plan, [*heads, *encoders])
     if cascade is not None:
         if classifier is None:
             raise ValueError("`cascade` belongs to a `classifier`. Received none; give both.")
         if not isinstance(cascade, CascadePolicy):
             raise ValueError(f"`cascade` must be a CascadePolicy. Received {cascade!r}.")
         heads["classify_adaptive"] = AdaptiveClassifier(classifier, cascade)
-    inputs = _checked_inputs(encoder, dims, options)
+    inputs = _checked_inputs(encoder, dims, options.input_spec)
+    others = {
+        name: inputs if other is encoder else _checked_inputs(other, dims)
+        for name, other in encoders.items()
+    }
     classify = None if classifier is None else _full_width(classifier, dims)
     targets = {directory: _finder_class(index, plan)}
     if twin and targets[directory] is ScannShortlist:
         targets[directory + TWIN_SUFFIX] = PartitionShortlist
     version = version_to_write(list(targets), version)
-    parts = (encoder, classifier, *heads.values())
+    parts = (encoder, classifier, *heads.values(), *encoders.values())
     layers = [part for part in parts if isinstance(part, keras.layers.Layer)]
 
     def build(finder_class):
@@ -144,7 +154,7 @@ def export_saved_model(
         if index is not None:
             bounds = options.bounds(plan)
             search = NestedSearch(index, plan, _finder(finder_class, index, plan))
-        module = ServingModule(inputs, dims.width, layers, classify, heads, search, bounds)
+        module = ServingModule(inputs, dims.width, layers, classify, heads, search, bounds, others)
         retrieval = None if search is None else describe_index(index, plan, search, bounds)
         return module, retrieval
 
@@ -158,6 +168,7 @@ def export_saved_model(
                 "twin_of": None if path == directory else os.path.basename(directory),
                 "nesting_dims": list(dims),
                 "metrics": plain_numbers(metrics or {}),
+                "encoders": sorted(encoders),
                 "cascade": None if cascade is None else cascade.to_dict(),
                 "retrieval": retrieval,
             }
@@ -187,6 +198,7 @@ def _write(folder, module, about, options):
             "embed": None,
             "embed_dim": "l2 of the prefix",
             "embed_dim_batch": "l2 of each row's prefix, zeros after it",
+            **dict.fromkeys(about["encoders"]),
         },
         "custom_ops": custom_ops,
         "signatures": {
@@ -248,13 +260,13 @@ def _full_width(classifier, dims):
     return classify
 
 
-def _checked_inputs(encoder, dims, options):
+def _checked_inputs(encoder, dims, input_spec=None):
     if keras.config.backend() != "tensorflow":
         raise ValueError(
             "A SavedModel needs Keras on its TensorFlow backend. Keras runs on "
             f"{keras.config.backend()!r}; set KERAS_BACKEND=tensorflow and load the weights there."
         )
-    inputs = RawInputs(encoder, options.input_spec)
+    inputs = RawInputs(encoder, input_spec)
     shape = inputs.encode.get_concrete_function().structured_outputs.shape
     if shape.rank != 2 or shape[1] != dims.width:
         raise ValueError(
@@ -264,7 +276,7 @@ def _checked_inputs(encoder, dims, options):
     return inputs
 
 
-def _check_arguments(dims, index, plan, heads):
+def _check_arguments(dims, index, plan, names):
     if (index is None) != (plan is None):
         raise ValueError(
             "`index` and `plan` belong together: the plan says what `retrieve` does with the "
@@ -277,8 +289,8 @@ def _check_arguments(dims, index, plan, heads):
                 f"`nesting_dims` {list(dims)}. Its rows are {index.width} wide."
             )
         plan.check_dims(index.nesting_dims)
-    for name in heads:
-        if not name.isidentifier() or _OWN_SIGNATURES.fullmatch(name):
+    for name in names:
+        if not name.isidentifier() or _OWN_SIGNATURES.fullmatch(name) or names.count(name) > 1:
             raise ValueError(
                 "A head's name must be an identifier that no other signature has, such as "
                 f"'classify_coarse'. Received {name!r}."
