@@ -47,7 +47,7 @@ from mrl_keras.evaluation.superclass import (
     superclass_accuracy,
     superclasses_of,
 )
-from mrl_keras.evaluation.text_similarity import prefix_cosines, spearman
+from mrl_keras.evaluation.text_similarity import prefix_cosines, rank_correlation, spearman
 from mrl_keras.evaluation.zero_shot import TEMPLATES, prompts, zero_shot_accuracy
 
 __all__ = [
@@ -97,6 +97,7 @@ __all__ = [
     "prefix_cosines",
     "prompts",
     "read_hierarchy",
+    "rank_correlation",
     "relative_class_accuracy",
     "retrieval_cost",
     "robustness_accuracy",

@@ -96,7 +96,21 @@ def spearman(first, second, scores, dims) -> dict[int, float]:
 
 
 def rank_correlation(one, other) -> float:
-    """Pearson's correlation of the ranks; NaN where one has equal values only."""
+    """Spearman's correlation of two arrays: Pearson's of their ranks.
+
+    Args:
+        one: numbers (n,).
+        other: numbers (n,).
+
+    Returns:
+        A float in [-1, 1]; NaN where all values of one array are equal.
+
+    Example:
+
+    >>> from mrl_keras.evaluation import rank_correlation
+    >>> rank_correlation([1.0, 2.0, 3.0], [1.0, 100.0, 10.0])
+    0.5
+    """
     centred = [ranks - ranks.mean() for ranks in (average_ranks(one), average_ranks(other))]
     scale = np.sqrt(np.prod([np.sum(ranks**2) for ranks in centred]))
     return float(np.sum(centred[0] * centred[1]) / scale) if scale else float("nan")

@@ -95,7 +95,7 @@ class Task:
     def model(self):
         """The untrained, uncompiled classifier: raw images -> logits (batch, prefixes, classes)."""
         model = self.config.model
-        options = _plain(model.options)
+        options = plain(model.options)
         if model.width:
             options["width"] = model.width
         backbone = image_backbone(model.backbone, self.source.image_shape, **options)
@@ -325,7 +325,7 @@ def head_logits(head, embeddings, rows=4096):
     return np.concatenate([np.asarray(head(embeddings[i : i + rows])) for i in parts])
 
 
-def _plain(options):
+def plain(options):
     """A ConfigDict of arguments as a dict."""
     return {key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}
 

@@ -1,0 +1,73 @@
+"""What the dual encoder configurations share; each sets its own values over these."""
+
+import ml_collections
+
+
+def defaults():
+    """A `ConfigDict` with every key that the task reads."""
+    config = ml_collections.ConfigDict()
+    config.task = "image_text"
+    config.seed = 0
+    config.batch_size = 128
+    config.steps = 1000
+    config.optimizer = ml_collections.ConfigDict()
+    config.precision = "float32"
+    config.gradient_accumulation = 1
+    config.jit_compile = False
+    config.checkpoint_every = 1000
+
+    config.embedding_width = 128
+    config.nesting_dims = ()
+    config.smallest_dim = 8
+    config.temperature = 0.07
+    config.temperature_per_prefix = False
+    config.relative_importance = ""
+    config.image = ml_collections.ConfigDict({"backbone": "", "options": {}})
+    config.text = ml_collections.ConfigDict({"pooling": "cls", "length": 32, "options": {}})
+    config.vocabulary = ml_collections.ConfigDict(
+        {"size": 30_000, "least_count": 10, "lower_case": True}
+    )
+    config.data = ml_collections.ConfigDict(
+        {
+            "name": "",
+            "data_dir": "",
+            "captions": "captions",
+            "captions_per_text": 1,
+            "train_split": "train",
+            "eval_split": "test",
+            "in_memory": True,
+            "max_examples": 0,
+            "augment": "pad_crop_flip",
+            "dtype": "uint8",
+            "resolution": (224, 224),
+            "ramp": (0.725, 0.85),
+            "eval_resolution": 224,
+            "eval_crop": 1.0,
+            "shuffle_buffer": 8192,
+            "made_shape": (16, 16, 3),
+            "made_examples": 64,
+        }
+    )
+    config.evaluation = ml_collections.ConfigDict(
+        {
+            "batch_size": 256,
+            "max_examples": 0,
+            "captions_per_text": 1,
+            "zero_shot": {"name": "", "split": "test", "max_examples": 0},
+        }
+    )
+    return config
+
+
+def tiny(config):
+    """`config` cut down to made images and a few steps: the same code in seconds."""
+    config.data.name = "made"
+    config.data.in_memory = True
+    config.data.augment = "pad_crop_flip"
+    config.batch_size = 16
+    config.steps = 12
+    config.checkpoint_every = 6
+    config.evaluation.batch_size = 16
+    config.vocabulary.update({"size": 100, "least_count": 1})
+    config.text.length = 10
+    return config

@@ -1,0 +1,186 @@
+"""The recipes of text embedders and dual encoders: each trains compiled, evaluates, exports and
+reloads in a process that knows nothing of this package."""
+
+import importlib
+import itertools
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from optimizers import optimizer
+from tasks.image_text import Task as ImageText
+from tasks.text_embedding import Task as TextEmbedding
+from vocabulary import FILE_NAME
+
+from mrl_keras import NestingDims
+from mrl_keras.data import read_vocabulary
+from mrl_keras.export import load_manifest
+from mrl_keras.models import towers
+
+FRESH = """
+import json, sys
+import numpy as np, tensorflow as tf, tensorflow_text
+served = tf.saved_model.load(sys.argv[1])
+given = json.load(open(sys.argv[2]))
+answers = {}
+for name, inputs in given.items():
+    tensors = {k: tf.constant(v if isinstance(v[0], str) else np.array(v, "float32"))
+               for k, v in inputs.items()}
+    found = served.signatures[name](**tensors)
+    answers[name] = {k: v.numpy().astype(str if v.dtype == tf.string else "float64").tolist()
+                     for k, v in found.items()}
+assert not {"mrl_keras", "official"} & set(sys.modules)
+json.dump(answers, open(sys.argv[3], "w"))
+"""
+
+
+def get_config(name, mode="tiny", **changes):
+    config = importlib.import_module(f"configs.{name}").get_config(mode)
+    config.update(changes)
+    return config
+
+
+def trained(task, config):
+    """The task's model after three compiled steps at static shapes, and their logs."""
+    model = task.model()
+    model.compile(
+        optimizer(config, model.trainable_variables),
+        task.loss(),
+        metrics=task.metrics(),
+        jit_compile=True,
+    )
+    data = task.train_data(config.batch_size, config.seed)
+    assert all(None not in spec.shape for spec in tf.nest.flatten(data.element_spec))
+    before = [weight.numpy() for weight in model.trainable_variables]
+    history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
+    assert np.isfinite(history["loss"][0])
+    after = [weight.numpy() for weight in model.trainable_variables]
+    # A key's bias adds the same number to all of a query's scores: softmax does not see it.
+    changes = zip(before, after, model.trainable_variables, strict=True)
+    assert all((a != b).any() or "key" in w.name for a, b, w in changes)
+    return model, history
+
+
+def fresh_process(path, inputs, folder):
+    """What the signatures give in a process with TensorFlow and tensorflow-text alone."""
+    (folder / "given.json").write_text(json.dumps(inputs))
+    answers = folder / "answers.json"
+    command = [sys.executable, "-c", FRESH, str(path), str(folder / "given.json"), str(answers)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        name: {key: np.array(value) for key, value in found.items()}
+        for name, found in json.loads(answers.read_text()).items()
+    }
+
+
+@pytest.mark.parametrize("objective", ["ranking", "contrastive"])
+def test_text_embedder(objective, tmp_path):
+    keras.utils.set_random_seed(0)
+    config = get_config("sts_text_embedder", objective=objective)
+    task = TextEmbedding(config, tmp_path)
+    model, history = trained(task, config)
+    metric = {"ranking": "loss", "contrastive": "in_batch_top_1"}[objective]
+    assert {f"{metric}_d{dim}" for dim in task.dims} <= set(history)
+
+    values = dict(task.evaluate(model))
+    names = [f"spearman/{dim}" for dim in task.dims.with_interpolated()]
+    others = ["spearman/untrained", "spearman/words", "spearman/tf_idf"]
+    assert list(values) == names + others
+    assert all(-1 <= value <= 1 for value in values.values())
+    assert values["spearman/words"] > 0.8  # the made scores are those of the common words
+
+    assert read_vocabulary(tmp_path / FILE_NAME) == list(task.vocabulary)
+    texts = [*task.test.first[:3], "Unseen: words", ""]
+    path = task.export(model, tmp_path / "model")
+    assert load_manifest(path)["custom_ops"] == ["TFText"]
+    found = fresh_process(path, {"embed": {"text": texts}}, tmp_path)["embed"]["embedding"]
+    np.testing.assert_allclose(found, task.embed(model, texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["align_coco", "emoji_captions"])
+def test_dual_encoder(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    config = get_config(name)
+    task = ImageText(config, tmp_path)
+    model, history = trained(task, config)
+    assert {f"in_batch_top_1_d{dim}" for dim in task.dims} <= set(history)
+    assert history["temperature"][0] != config.temperature
+    np.testing.assert_allclose(history["temperature"][0], config.temperature, rtol=0.1)
+
+    values = dict(task.evaluate(model))
+    assert list(values) == [
+        f"recall@{k}/{direction}/{dim}"
+        for direction in ("text_to_image", "image_to_text")
+        for k in (1, 10)
+        for dim in task.dims.with_interpolated()
+    ]
+    assert all(0 <= value <= 1 for value in values.values())
+
+    image, _ = towers(model)
+    test = task.source.test()
+    path = task.export(model, tmp_path / "model")
+    manifest = load_manifest(path)
+    assert manifest["encoders"] == ["embed_image", "embed_text"]
+    assert manifest["custom_ops"] == ["TFText"]
+    texts = ["a red image", "bright at the top"]
+    inputs = {
+        "embed_text": {"text": texts},
+        "embed_image": {"images": test.images[:3].tolist()},
+        "retrieve": {"text": texts},
+    }
+    found = fresh_process(path, inputs, tmp_path)
+    embedded = found["embed_text"]["embedding"]
+    expected = task.text_encoder(towers(model)[1])(tf.constant(texts))
+    np.testing.assert_allclose(embedded, expected, atol=1e-5)
+    images = task.embed_images(image, test.images)
+    np.testing.assert_allclose(found["embed_image"]["embedding"], images[:3], atol=1e-5)
+    rows = [[int(one.split("/")[0]) for one in ids] for ids in found["retrieve"]["ids"]]
+    cosines = embedded @ images.T
+    cosines /= np.outer(np.linalg.norm(embedded, axis=1), np.linalg.norm(images, axis=1))
+    ranked = np.take_along_axis(cosines, np.array(rows), axis=1)
+    np.testing.assert_allclose(found["retrieve"]["scores"], ranked, atol=1e-5)
+    np.testing.assert_allclose(ranked[:, 0], cosines.max(axis=1), atol=1e-5)
+
+
+def test_full_size_values_are_the_papers():
+    config = get_config("align_coco", "")
+    assert (config.batch_size, config.steps) == (8 * 64, 1_000_000)
+    assert config.optimizer.name == "adafactor"
+    dims = NestingDims.halving(config.embedding_width, config.smallest_dim)
+    assert list(dims) == [12, 24, 48, 96, 192, 384, 768]
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [(TextEmbedding, "sts_text_embedder"), (ImageText, "emoji_captions")]
+)
+def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read(task, name, tmp_path):
+    config = get_config(name)
+    one = task(config, tmp_path)
+    whole = list(itertools.islice(one.train_data(8, seed=3), 6))
+    again = task(config, tmp_path)  # with the vocabulary of the folder
+    later = list(itertools.islice(again.train_data(8, seed=3, start_step=4), 2))
+    for left, right in zip(whole[4:], later, strict=True):
+        for a, b in zip(tf.nest.flatten(left), tf.nest.flatten(right), strict=True):
+            np.testing.assert_array_equal(a, b)
+    first, second = (tf.nest.flatten(batch)[0].numpy() for batch in whole[:2])
+    assert (first != second).any()
+
+
+def test_errors():
+    for name in ("sts_text_embedder", "emoji_captions", "align_coco"):
+        with pytest.raises(ValueError, match="must be 'tiny' or none. Received 'huge'"):
+            get_config(name, "huge")
+    with pytest.raises(ValueError, match="`objective` must be one of .* Received 'best'"):
+        TextEmbedding(get_config("sts_text_embedder", objective="best"))
+    config = get_config("emoji_captions")
+    config.data.augment = "mixup"
+    with pytest.raises(ValueError, match="`data.augment` must be one of .* Received 'mixup'"):
+        ImageText(config)
+    config.data.update({"augment": "random_resized_crop", "name": "emoji_captions"})
+    with pytest.raises(ValueError, match="'random_resized_crop' is for streamed sets"):
+        ImageText(config)
