@@ -90,8 +90,11 @@ def epochs_of_records(
             records = records.shard(shard[1], shard[0])
         words = tf.constant([[seed]], tf.int64), tf.reshape(epoch, (1, 1))
         draw = tf.cast(random_bits(tf.concat(words, 1), 0)[0] // 2, tf.int64)
-        records = records.shuffle(shuffle_buffer, seed=draw).enumerate()
-        return records.map(lambda place, record: (epoch, place, record))
+        return (
+            _shuffled_records(records, shuffle_buffer, draw)
+            .enumerate()
+            .map(lambda place, record: (epoch, place, record))
+        )
 
     def example(number, drawn):
         epoch, place, record = drawn
@@ -105,6 +108,25 @@ def epochs_of_records(
     records = begun.concatenate(epochs.skip(1).flat_map(epoch_records)).enumerate()
     examples = records.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return ready(examples.batch(batch_size, drop_remainder=True))
+
+
+def _shuffled_records(records, buffer_size, seed):
+    """`records.shuffle` by a seed that is a tensor, whatever the global seed is.
+
+    The method mixes the global seed in, and where that is 0 it compares the other with 0 in
+    Python, which no graph can.
+    """
+    specs = tf.nest.flatten(records.element_spec)
+    shuffled_variant = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(records),
+        buffer_size=tf.constant(buffer_size, tf.int64),
+        seed=seed,
+        seed2=tf.constant(1, tf.int64),
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled_variant, records.element_spec)
 
 
 def _checked_position(batch_size, start_step):
