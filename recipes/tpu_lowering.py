@@ -70,7 +70,8 @@ def sized_config(name, size, precision):
     if size == "full":
         made = importlib.import_module(f"configs.{name}").get_config("tiny").data.name
         config.data.name = made
-        if "made_shape" in config.data and config.model.backbone != "small_resnet":
+        images = config.get("image") or config.get("model")
+        if "made_shape" in config.data and images.backbone != "small_resnet":
             _made_images_of_full_size(config)
     return config
 
@@ -78,10 +79,12 @@ def sized_config(name, size, precision):
 def _made_images_of_full_size(config):
     data = config.data
     if not data.in_memory:
-        data.in_memory, data.augment, data.made_classes = True, "pad_crop_flip", 1000
+        data.in_memory, data.augment, classes = True, "pad_crop_flip", 1000
         data.made_shape = (max(data.resolution), max(data.resolution), 3)
     else:
-        data.made_shape, data.made_classes = (32, 32, 3), 10
+        data.made_shape, classes = (32, 32, 3), 10
+    if "made_classes" in data:
+        data.made_classes = classes
 
 
 class Graphs:

@@ -217,7 +217,8 @@ class Task:
 
     def embed_images(self, tower, images):
         """Embeddings (images, d) of raw images, in batches of one shape."""
-        tower.compile(jit_compile=self.config.jit_compile)
+        if not tower.compiled:
+            tower.compile(jit_compile=self.config.jit_compile)
         rows, parts = self.config.evaluation.batch_size, []
         for start in range(0, len(images), rows):
             batch = images[start : start + rows]

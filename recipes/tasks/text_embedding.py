@@ -203,7 +203,8 @@ def embedded(tower, tokens, texts, batch_size, jit_compile=False):
         batch_size: int, of all batches: the last is filled up, so that shapes are static.
         jit_compile: bool. Default False.
     """
-    tower.compile(jit_compile=jit_compile)
+    if not tower.compiled:
+        tower.compile(jit_compile=jit_compile)
     parts = []
     for start in range(0, len(texts), batch_size):
         batch = list(texts[start : start + batch_size])
