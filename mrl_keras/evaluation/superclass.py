@@ -41,6 +41,8 @@ def superclass_accuracy(predictions, labels, superclasses: Sequence, names=None)
         )
     classes = len(superclasses)
     for what, values in (("predictions", predictions), ("labels", labels)):
+        if values.dtype.kind not in "iu":
+            raise ValueError(f"`{what}` must be ints. Received {values.dtype}.")
         if values.min() < 0 or values.max() >= classes:
             raise ValueError(
                 f"`{what}` must be classes of the map, 0 to {classes - 1}. Received "

@@ -71,6 +71,7 @@ def test_a_hierarchy_file_gives_the_same_superclasses(tmp_path):
     ("call", "text"),
     [
         (lambda: superclass_accuracy([[4]], [0], GROUPS), "`predictions` must be classes of the"),
+        (lambda: superclass_accuracy([[0.0]], [0], GROUPS), "must be ints. Received float64"),
         (lambda: superclass_accuracy([[0]], [-1], GROUPS), "`labels` must be .* Received -1 to -1"),
         (lambda: superclass_accuracy([[0]], [0], GROUPS, ["cow"]), "no superclass 'cow'. There ar"),
         (lambda: superclass_accuracy([[0]], [0], GROUPS, ["dog"]), "No example has .* 'dog'"),
