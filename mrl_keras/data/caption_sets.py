@@ -7,9 +7,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.checks import whole_number
 from mrl_keras.data.augmentation import centre_crop
-from mrl_keras.data.tfds_sets import checked_split, import_tfds, tfds_set
+from mrl_keras.data.tfds_sets import checked_split, first_examples, import_tfds, tfds_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +98,7 @@ def read_captioned(
         ValueError: no such split, an empty one, an image that can't be decoded, or one without
             captions.
     """
-    wanted = checked_split(builder, split)
-    if max_examples is not None:
-        wanted = f"{split}[:{whole_number(max_examples, '`max_examples`')}]"
+    wanted = first_examples(builder, split, max_examples)
 
     def prepare(example):
         image = example["image"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from mrl_keras.checks import whole_number
 from mrl_keras.data.image_sets import class_names, corrupt_images, image_set
-from mrl_keras.data.tfds_sets import checked_split
+from mrl_keras.data.tfds_sets import first_examples
 
 SPLITS = ("train", "validation", "test")
 
@@ -177,8 +177,7 @@ def read_split(builder, split, image_size=None, max_examples=None):
             image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
         return image, example["label"]
 
-    wanted = checked_split(builder, split)
-    wanted = wanted if max_examples is None else f"{split}[:{max_examples}]"
+    wanted = first_examples(builder, split, max_examples)
     dataset = builder.as_dataset(split=wanted, shuffle_files=False)
     dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1024)
     try:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrl_keras.checks import whole_number
-from mrl_keras.data.tfds_sets import checked_split, tfds_set
+from mrl_keras.data.tfds_sets import first_examples, tfds_set
 
 
 def text_set(name, texts: Sequence[str] = ("text",), others: Sequence[str] = (), data_dir=None):
@@ -63,9 +62,7 @@ def read_columns(builder, split, columns, max_examples=None) -> dict[str, np.nda
     Raises:
         ValueError: no such split, an empty one, or a text that is no UTF-8.
     """
-    wanted = checked_split(builder, split)
-    if max_examples is not None:
-        wanted = f"{split}[:{whole_number(max_examples, '`max_examples`')}]"
+    wanted = first_examples(builder, split, max_examples)
     columns = tuple(columns)
     dataset = builder.as_dataset(split=wanted, shuffle_files=False)
     batches = dataset.map(lambda example: {c: example[c] for c in columns}).batch(1024)

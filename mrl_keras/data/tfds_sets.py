@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from mrl_keras.checks import whole_number
+
 
 def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
     """The TFDS builder of a prepared set.
@@ -65,6 +67,21 @@ def checked_split(builder, split):
             f"The split {split!r} of {name!r} in {builder.data_dir} is empty. Prepare it again."
         )
     return split
+
+
+def first_examples(builder, split, most=None):
+    """`split` as TFDS reads it, cut to at most `most` examples; a shorter split is whole.
+
+    Raises:
+        ValueError: no such split, an empty one, or a number below 1.
+    """
+    name = checked_split(builder, split)
+    if (
+        most is None
+        or whole_number(most, "`max_examples`") >= builder.info.splits[name].num_examples
+    ):
+        return name
+    return f"{name}[:{most}]"
 
 
 def import_tfds():

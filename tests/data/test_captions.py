@@ -126,6 +126,7 @@ def test_reading(folder):
     rows = data.images[:, 0, 0, 0] // 10
     assert [data.captions[i] for i in np.argsort(rows)] == list(CAPTIONS)
     assert len(read_captioned(builder, "train", "captions/text", 8, max_examples=3)) == 3
+    assert len(read_captioned(builder, "train", "captions/text", 8, max_examples=99)) == 10
     texts = [
         text.decode()
         for text in caption_texts(builder, "train", "captions/text").as_numpy_iterator()

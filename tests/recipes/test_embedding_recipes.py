@@ -20,6 +20,8 @@ from mrl_keras import NestingDims
 from mrl_keras.data import read_vocabulary
 from mrl_keras.export import load_manifest
 from mrl_keras.models import towers
+from tests.data.test_captions import Captioned
+from tests.data.test_image_pipeline import StreamedImages
 
 FRESH = """
 import json, sys
@@ -145,6 +147,37 @@ def test_dual_encoder(name, tmp_path):
     ranked = np.take_along_axis(cosines, np.array(rows), axis=1)
     np.testing.assert_allclose(found["retrieve"]["scores"], ranked, atol=1e-5)
     np.testing.assert_allclose(ranked[:, 0], cosines.max(axis=1), atol=1e-5)
+
+
+def test_streamed_captions_and_zero_shot_classes(tmp_path):
+    """Files of TFDS instead of arrays, and a labelled set whose classes' names are the prompts."""
+    folder = str(tmp_path / "tfds")
+    for builder in (Captioned(data_dir=folder), StreamedImages(data_dir=folder)):
+        builder.download_and_prepare()
+    config = get_config("align_coco")
+    config.data.update(
+        {
+            "name": "captioned",
+            "data_dir": folder,
+            "captions": "captions/text",
+            "eval_split": "train",
+            "in_memory": False,
+            "augment": "random_resized_crop",
+            "resolution": (16, 16),
+            "eval_resolution": 16,
+        }
+    )
+    config.evaluation.zero_shot.update({"name": "streamed_images", "split": "train"})
+    task = ImageText(config, tmp_path)
+    assert task.source.image_shape == (16, 16, 3)
+    inputs, labels = next(iter(task.train_data(8, seed=0)))
+    assert (inputs["images"].shape, labels.shape) == ((8, 16, 16, 3), (8,))
+    assert inputs["input_word_ids"].shape == (8, config.text.length)
+    assert inputs["input_mask"].numpy().sum(axis=1).min() >= 3
+    values = dict(task.evaluate(task.model()))
+    dims = task.dims.with_interpolated()
+    assert [name for name in values if "zero" in name] == [f"top1/zero_shot/{m}" for m in dims]
+    assert all(0 <= value <= 1 for value in values.values())
 
 
 def test_full_size_values_are_the_papers():
