@@ -10,13 +10,13 @@ from configs.image_text_defaults import defaults, tiny
 def get_config(mode=""):
     config = defaults()
     config.batch_size = 128
-    config.steps = 90 * 8
+    config.steps = 60 * 8
     config.optimizer = ml_collections.ConfigDict(
         {
             "name": "adamw",
             "learning_rate": 2e-3,
             "schedule": "cosine",
-            "warmup_steps": 80,
+            "warmup_steps": 48,
             "weight_decay": 0.1,
         }
     )
