@@ -1,8 +1,12 @@
-"""Writing that is whole or absent: a temporary name beside the target, then one rename."""
+"""Writing that is whole or absent: a temporary name beside the target, then one rename.
+
+And reading the manifests written so, by their format version.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -50,6 +54,35 @@ def atomic_directory(path) -> Iterator[str]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def read_manifest(
+    path: str, of: str, format_version: int, advice: str, needs: str = "format_version"
+) -> dict:
+    """The JSON object in the file `path`, of the format version that this package writes.
+
+    Args:
+        path: an existing file.
+        of: str, what it should be the manifest of.
+        format_version: int that the object's "format_version" must be.
+        advice: str, a sentence on what to do about another one; it ends the error's text.
+        needs: str, a further name that the object must have. Defaults to the version's own.
+
+    Raises:
+        ValueError: the file holds no JSON object, or one of another format version.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            manifest = json.load(file)
+        except ValueError:
+            manifest = None
+    found = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if found != format_version or needs not in manifest:
+        raise ValueError(
+            f"{path} must be the manifest of {of} with format version {format_version}. "
+            f"Received version {found!r}. {advice}"
+        )
+    return manifest
 
 
 def _check_absent(path):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from mrl_keras.files import atomic_directory, atomic_file
+from mrl_keras.files import atomic_directory, atomic_file, read_manifest
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -53,3 +53,15 @@ def test_a_directory_is_never_overwritten(tmp_path):
     with pytest.raises(ValueError, match="nothing is ever overwritten"), atomic_directory(target):
         target.mkdir()
     assert os.listdir(tmp_path) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"format_version": 2}', '{"format_version": 1}']
+)
+def test_manifests_of_another_kind_are_refused(tmp_path, text):
+    path = tmp_path / "manifest.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"the manifest of a thing with format version 1.* Go\."):
+        read_manifest(path, "a thing", 1, "Go.", needs="rows")
+    path.write_text('{"format_version": 1, "rows": 3}')
+    assert read_manifest(path, "a thing", 1, "Go.", needs="rows")["rows"] == 3

@@ -8,6 +8,7 @@ import os
 import platform
 
 from mrl_keras.export.versions import version_directory
+from mrl_keras.files import read_manifest
 from mrl_keras.version import __version__
 
 FORMAT_VERSION = 1
@@ -98,12 +99,5 @@ def load_manifest(path: str) -> dict:
         raise ValueError(
             f"{path} must be a model that `export_saved_model` wrote. It has no {EXTRA}/{_NAME}."
         )
-    with open(file_name, encoding="utf-8") as file:
-        manifest = json.load(file)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{file_name} must have format version {FORMAT_VERSION}. "
-            f"Received {manifest.get('format_version')!r}; read it with the version of mrl_keras "
-            "that wrote it."
-        )
-    return manifest
+    advice = "Read it with the version of mrl_keras that wrote it."
+    return read_manifest(file_name, "an exported model", FORMAT_VERSION, advice)

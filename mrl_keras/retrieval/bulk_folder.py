@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 
-from mrl_keras.files import atomic_directory, atomic_file
+from mrl_keras.files import atomic_directory, atomic_file, read_manifest
 from mrl_keras.retrieval.fingerprints import differences
 from mrl_keras.retrieval.nested_index import SearchResult
 
@@ -181,18 +181,7 @@ def _read_manifest(directory):
     path = os.path.join(directory, _MANIFEST)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        try:
-            manifest = json.load(file)
-        except ValueError:
-            manifest = None
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION or "answered" not in manifest:
-        raise ValueError(
-            f"{path} must be the manifest of a bulk search with format version {FORMAT_VERSION}. "
-            f"Received version {version!r}. {_START_AGAIN}"
-        )
-    return manifest
+    return read_manifest(path, "a bulk search", FORMAT_VERSION, _START_AGAIN, needs="answered")
 
 
 def _chunk_dtype(k):

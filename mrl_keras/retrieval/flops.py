@@ -74,11 +74,14 @@ def index_bytes(
       and a level.
     - "nested": (4 or 2) d + 4 prefixes + the id + the codes, + 4 for the leaf if there are codes,
       + what ScaNN reorders by, as `NestedIndex`.
+    - "export": as "nested", but with 4 (float32) or 6 (bfloat16) bytes for the norm at each dim,
+      as the variables of an export. `nesting_dims` are the dims at which its tables end: the
+      plan's, without D_s where ScaNN finds the shortlist, without `reorder_dim` where it reranks.
 
     Args:
         n_rows: int, the number of rows N.
         nesting_dims: ascending ints, or the width alone.
-        kind: "exact", "hnsw32" or "nested". Defaults to "nested".
+        kind: "exact", "hnsw32", "nested" or "export". Defaults to "nested".
         storage: "float32" or "bfloat16", the nested index's blocks. Defaults to "float32".
         id_bytes: int, bytes of one stored id: 8 for ints, 4 for each character of the longest
             string. Defaults to 8.
@@ -103,15 +106,18 @@ def index_bytes(
         )
     id_bytes = whole_number(id_bytes, "`id_bytes`", least=0)
     blocks = whole_number(shortlist_blocks, "`shortlist_blocks`", least=0)
-    links = 32
+    links, reorder_dims = 32, whole_number(reorder_dims, "`reorder_dims`", least=0)
+    blocks_and_ids = (
+        _STORAGE_BYTES[storage] * dims.width
+        + id_bytes
+        + (blocks + 4 if blocks else 0)
+        + reorder_dims
+    )
     row_bytes = {
         "exact": 4 * dims.width,
         "hnsw32": 4 * dims.width + 4 * (2 * links + links / (links - 1)) + 12,
-        "nested": _STORAGE_BYTES[storage] * dims.width
-        + 4 * len(dims)
-        + id_bytes
-        + (blocks + 4 if blocks else 0)
-        + whole_number(reorder_dims, "`reorder_dims`", least=0),
+        "nested": blocks_and_ids + 4 * len(dims),
+        "export": blocks_and_ids + {"float32": 4, "bfloat16": 6}[storage] * len(dims),
     }
     if kind not in row_bytes:
         raise ValueError(f"`kind` must be one of {sorted(row_bytes)}. Received {kind!r}.")

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from mrl_keras.files import atomic_directory
+from mrl_keras.files import atomic_directory, read_manifest
 from mrl_keras.retrieval.build import storage_dtype
 
 FORMAT_VERSION = 1
@@ -93,14 +93,7 @@ def _read_manifest(directory):
         raise ValueError(
             f"{directory} must be a folder that `NestedIndex.save` wrote; it has no {_MANIFEST}."
         )
-    with open(path, encoding="utf-8") as file:
-        manifest = json.load(file)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"The index in {directory} must have format version {FORMAT_VERSION}. "
-            f"Received {manifest.get('format_version')!r}; build it again."
-        )
-    return manifest
+    return read_manifest(path, "an index", FORMAT_VERSION, "Build the index again.")
 
 
 def _block_name(place):

@@ -149,5 +149,5 @@ def test_manifest_mistakes_are_named(tmp_path, exported):
         load_manifest(str(tmp_path))
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / "assets.extra" / "manifest.json").write_text('{"format_version": 99}')
-    with pytest.raises(ValueError, match="format version 1. Received 99"):
+    with pytest.raises(ValueError, match="format version 1. Received version 99. Read it with"):
         load_manifest(str(tmp_path))

@@ -79,6 +79,21 @@ def test_shortlist_of_all_rows_equals_brute_force(data):
     assert_top_k(found.scores, found.positions, scores_at(queries, rows, width, metric), k)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_any_funnel_equals_one_that_scores_from_scratch(data):
+    n_rows, k = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 20))
+    stages = data.draw(st.lists(st.sampled_from([2, 3, 5, 8]), min_size=1, unique=True))
+    sizes = sorted(data.draw(st.integers(k, 70)) for _ in stages[1:])[::-1]
+    metric = data.draw(st.sampled_from(["cosine", "dot"]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    rows, queries = rng.standard_normal((n_rows, 8)), rng.standard_normal((5, 8))
+    rows, queries = rows.astype(np.float32), queries.astype(np.float32)
+    plan = SearchPlan(sorted(stages), sizes, k)
+    found = NestedIndex.build(rows, [2, 3, 5, 8], metric=metric).search(queries, plan)
+    np.testing.assert_array_equal(found.positions, funnel(queries, rows, plan, metric))
+
+
 def test_bfloat16_scores_what_it_stores(data):
     rows, queries, *_ = data
     index = NestedIndex.build(rows, DIMS, storage="bfloat16")

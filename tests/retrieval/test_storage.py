@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
         (lambda folder: (folder / "index.json").unlink(), "it has no index.json"),
         (
             lambda folder: (folder / "index.json").write_text(json.dumps({"format_version": 99})),
-            "must have format version 1. Received 99",
+            "index with format version 1. Received version 99. Build the index again",
         ),
     ],
 )
