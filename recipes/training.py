@@ -99,10 +99,12 @@ def compiled(config, the_task):
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True  # statistics of the whole batch, where replicas share it
+    weighted = getattr(the_task, "weighted_metrics", None)
     model.compile(
         optimizer=optimizer(config, model.trainable_variables),
         loss=the_task.loss(),
         metrics=the_task.metrics(),
+        weighted_metrics=weighted() if weighted else None,
         jit_compile=config.jit_compile,
     )
     return model

@@ -34,7 +34,7 @@ ALLOWED = {
     "export": BASE | {"registry", "layers", "models", "retrieval", "cascade"},
 }
 TENSORFLOW = {"data", "distribution", "export", "retrieval/scann_index.py", "models/garden*.py"}
-TENSORFLOW |= {"models/text_tokens.py"}
+TENSORFLOW |= {"models/text_tokens.py", "models/mask_filling.py"}
 TENSORFLOW |= {"cascade/adaptive_classifier.py", "evaluation/grad_cam.py"}
 OPTIONAL = {
     "faiss",

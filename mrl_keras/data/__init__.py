@@ -16,7 +16,14 @@ from mrl_keras.data.image_pipeline import (
 from mrl_keras.data.image_records import clear_image_errors
 from mrl_keras.data.image_sets import class_names, corrupt_images, image_set
 from mrl_keras.data.images import ImageDataset, LabelledImages, load_images, read_split
+from mrl_keras.data.masked_lm import (
+    masked_lm_batches,
+    masked_lm_evaluation,
+    masked_lm_stream,
+    token_rows,
+)
 from mrl_keras.data.text_sets import read_columns, text_set
+from mrl_keras.data.text_stream import TextSource, streamed_texts
 from mrl_keras.data.wordpiece import (
     SPECIAL_PIECES,
     Wordpiece,
@@ -30,6 +37,7 @@ __all__ = [
     "ImageDataset",
     "LabelledImages",
     "SPECIAL_PIECES",
+    "TextSource",
     "Wordpiece",
     "array_batches",
     "caption_batches",
@@ -43,12 +51,17 @@ __all__ = [
     "learn_vocabulary",
     "load_images",
     "read_captioned",
+    "masked_lm_batches",
+    "masked_lm_evaluation",
+    "masked_lm_stream",
     "read_columns",
     "read_split",
     "read_vocabulary",
     "resolution_stages",
     "streamed_batches",
     "streamed_caption_batches",
+    "streamed_texts",
     "text_set",
+    "token_rows",
     "write_vocabulary",
 ]

@@ -79,6 +79,9 @@ def epochs_of_records(
     first_epoch, behind = divmod(start_step * batch_size, length)
 
     def epoch_records(epoch):
+        # The order is that of `seed` alone. With a global seed of 0, as `set_random_seed(0)` leaves
+        # it, `shuffle` could not even take a seed that is a tensor.
+        tf.compat.v1.get_default_graph().seed = 1
         order = shuffled(
             tf.range(len(files), dtype=tf.int64),
             tf.repeat([[tf.constant(seed, tf.int64), epoch]], len(files), axis=0),
@@ -104,7 +107,8 @@ def epochs_of_records(
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
     # Only the first epoch has records that an earlier run has used; they stay undecoded.
-    begun = epoch_records(tf.constant(first_epoch, tf.int64)).skip(behind)
+    begun = tf.data.Dataset.from_tensors(tf.constant(first_epoch, tf.int64))
+    begun = begun.flat_map(lambda epoch: epoch_records(epoch).skip(behind))
     records = begun.concatenate(epochs.skip(1).flat_map(epoch_records)).enumerate()
     examples = records.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return ready(examples.batch(batch_size, drop_remainder=True))

@@ -62,12 +62,14 @@ class RawInputs:
                 )
 
     def _embed(self, tensors):
+        return tf.cast(self._encoder(self.packed(tensors), training=False), tf.float32)
+
+    def packed(self, tensors):
+        """A dict of tensors by input name, as the encoder takes them."""
         flat = [tensors[name] for name in self.specs]
         if self._structure is None:
-            inputs = flat[0]
-        else:
-            inputs = keras.tree.pack_sequence_as(self._structure, flat)
-        return tf.cast(self._encoder(inputs, training=False), tf.float32)
+            return flat[0]
+        return keras.tree.pack_sequence_as(self._structure, flat)
 
 
 def _own_inputs(encoder):

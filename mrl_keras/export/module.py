@@ -20,7 +20,7 @@ class ServingModule(tf.Module):
     | `embed_dim_batch` | raw inputs, `dim` (batch,) | `embedding` (batch, d), zero after each dim |
     | `classify` | raw inputs | `class`, `probability` (batch,), `logits` (batch, classes) |
     | `classify_adaptive` | raw inputs | `class`, `probability`, `dim`, each (batch,) |
-    | a head's name | raw inputs | what the head gives |
+    | a head's or function's name | raw inputs | what it gives |
     | a further encoder's name | its own raw inputs | `embedding` (batch, d) |
     | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k) |
     | `retrieve_dynamic` | and `k`, `shortlist`, `leaves` scalars, optional | (batch, k) |
@@ -38,6 +38,7 @@ class ServingModule(tf.Module):
         layers: Keras layers whose state the functions use.
         classify: `None` or a function embedding -> (batch, classes) logits.
         heads: dict from signature names to functions of the embedding.
+        functions: dict from signature names to functions of the raw inputs.
         search: `None` or a `NestedSearch`.
         bounds: (most k, most shortlist), the limits of the optional inputs.
         encoders: dict from signature names to the `RawInputs` of further encoders.
@@ -53,6 +54,7 @@ class ServingModule(tf.Module):
         layers,
         classify=None,
         heads=None,
+        functions=None,
         search=None,
         bounds=None,
         encoders=None,
@@ -62,12 +64,12 @@ class ServingModule(tf.Module):
         self.nested_search = search
         self.resources = [resource for layer in layers for resource in _resources(layer)]
         self._encode, self._encoders = inputs.encode, encoders or {}
-        self.signatures_by_name = self._signatures(classify, heads or {})
+        self.signatures_by_name = self._signatures(classify, heads or {}, functions or {})
         # What the functions read, and not the optimizer that a compiled encoder carries.
         traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
         self.state = list({id(v): v for fn in traced for v in fn.variables}.values())
 
-    def _signatures(self, classify, heads):
+    def _signatures(self, classify, heads, functions):
         raw, embedding = dict(self._inputs.specs), {"embedding": _spec([None, self._width])}
         made = {
             "embed": _function(raw, lambda inputs: {"embedding": self._encode(inputs)}),
@@ -80,6 +82,8 @@ class ServingModule(tf.Module):
             made[name] = _function(dict(own.specs), _on_embedding(own.encode, _embedding))
         for name, head in heads.items():
             made[name] = _function(raw, _on_embedding(self._encode, head))
+        for name, function in functions.items():
+            made[name] = _function(raw, _on_embedding(self._inputs.packed, function))
         if self.nested_search is not None:
             for name, specs, encode in (
                 ("retrieve", raw, self._encode),

@@ -61,6 +61,7 @@ def export_saved_model(
     cascade=None,
     heads: Mapping[str, Callable] | None = None,
     encoders: Mapping[str, keras.layers.Layer] | None = None,
+    functions: Mapping[str, Callable] | None = None,
     index=None,
     plan=None,
     version: int | None = None,
@@ -71,10 +72,9 @@ def export_saved_model(
     """Writes `directory`/VERSION/, a SavedModel that TF Serving loads as it is.
 
     The model has the signatures that `ServingModule` lists: `embed`, `embed_dim`,
-    `embed_dim_batch`; `classify`; `classify_adaptive`; one for each of `heads` and `encoders`;
-    `retrieve`,
-    `retrieve_embeddings` and their `_dynamic` and `_batch` variants; `serving_default`. Retrieval
-    gives the answers of `index.search(queries, plan)`.
+    `embed_dim_batch`; `classify`; `classify_adaptive`; one for each of `heads`, `functions` and
+    `encoders`; `retrieve`, `retrieve_embeddings` and their `_dynamic` and `_batch` variants;
+    `serving_default`. Retrieval gives the answers of `index.search(queries, plan)`.
 
     Each request reads only the dims that a rerank adds. The ScaNN searcher is built once, while
     the model is loaded. `assets.extra/` holds `manifest.json` (see `load_manifest`) and TF
@@ -96,6 +96,9 @@ def export_saved_model(
             own into the same space: the towers of a dual encoder,
             `{"embed_image": image_tower, "embed_text": text_tower}`, one of which is `encoder`.
             Each gives `embedding` (batch, d).
+        functions: optional mapping from further signature names to functions (Keras models,
+            usually) of the encoder's raw inputs, for what does not follow from the embedding,
+            each giving a tensor or a dict of tensors.
         index: optional `mrl_keras.retrieval.NestedIndex` over embeddings of the same encoder.
         plan: the `SearchPlan` that `retrieve` runs; needed with `index`.
         version: int, the version to write; `None` takes one above the highest.
@@ -114,8 +117,8 @@ def export_saved_model(
         ValueError: the Keras backend is not TensorFlow; the encoder's inputs are not known or its
             output is not d wide; the classifier's output is not nested; an index of another width,
             without a plan, or a plan whose dims it does not have; a cascade without a classifier
-            or for dims that it does not have; a head with a name that is
-            taken; a version that exists; metrics that JSON does not hold.
+            or for dims that it does not have; a head or function with a name that
+            is taken; a version that exists; metrics that JSON does not hold.
 
     Example:
 
@@ -128,8 +131,8 @@ def export_saved_model(
     """
     dims, options = NestingDims(nesting_dims), options or ServingOptions()
     directory = os.path.abspath(os.fspath(directory))
-    heads, encoders = dict(heads or {}), dict(encoders or {})
-    _check_arguments(dims, index, plan, [*heads, *encoders])
+    heads, functions, encoders = (dict(given or {}) for given in (heads, functions, encoders))
+    _check_arguments(dims, index, plan, [*heads, *functions, *encoders])
     if cascade is not None:
         if classifier is None:
             raise ValueError("`cascade` belongs to a `classifier`. Received none; give both.")
@@ -146,7 +149,7 @@ def export_saved_model(
     if twin and targets[directory] is ScannShortlist:
         targets[directory + TWIN_SUFFIX] = PartitionShortlist
     version = version_to_write(list(targets), version)
-    parts = (encoder, classifier, *heads.values(), *encoders.values())
+    parts = (encoder, classifier, *heads.values(), *functions.values(), *encoders.values())
     layers = [part for part in parts if isinstance(part, keras.layers.Layer)]
 
     def build(finder_class):
@@ -154,7 +157,9 @@ def export_saved_model(
         if index is not None:
             bounds = options.bounds(plan)
             search = NestedSearch(index, plan, _finder(finder_class, index, plan))
-        module = ServingModule(inputs, dims.width, layers, classify, heads, search, bounds, others)
+        module = ServingModule(
+            inputs, dims.width, layers, classify, heads, functions, search, bounds, others
+        )
         retrieval = None if search is None else describe_index(index, plan, search, bounds)
         return module, retrieval
 

@@ -10,6 +10,13 @@ from mrl_keras.models.global_contrastive import (
     InBatchAccuracy,
 )
 from mrl_keras.models.image_classifier import image_classifier, small_convnet
+from mrl_keras.models.mask_filling import TokenPlaces, TopPieces
+from mrl_keras.models.masked_lm import (
+    mask_filler,
+    masked_lm,
+    masked_lm_at,
+    masked_lm_embedder,
+)
 from mrl_keras.models.resnet import resnet
 from mrl_keras.models.retrieval_model import RetrievalModel
 from mrl_keras.models.small_resnet import small_resnet
@@ -26,10 +33,16 @@ __all__ = [
     "InBatchAccuracy",
     "MaskedMean",
     "RetrievalModel",
+    "TokenPlaces",
+    "TopPieces",
     "bert_tower",
     "dual_encoder",
     "image_backbone",
     "image_classifier",
+    "mask_filler",
+    "masked_lm",
+    "masked_lm_at",
+    "masked_lm_embedder",
     "resnet",
     "sentence_pairs",
     "small_convnet",

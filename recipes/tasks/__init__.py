@@ -11,6 +11,8 @@ A module `recipes/tasks/NAME.py` has a class `Task`, made from the config:
             a finite dataset of (inputs, labels), the same on every worker, or None
         model()              the keras.Model, not compiled
         loss(), metrics()    for `model.compile`
+        weighted_metrics()   metrics that take sample weights, of a task whose datasets give
+            (inputs, labels, weights); other tasks lack it
         evaluate(model)      yields (name, value), such as ("top1/linear/8", 0.71)
         export(model, directory)
             writes a SavedModel, and returns the folder of its version

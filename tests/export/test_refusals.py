@@ -89,6 +89,8 @@ def test_a_twin_that_fails_takes_the_main_model_along(tmp_path, monkeypatch):
         ({"index": "narrow", "plan": SearchPlan((8,), k=3)}, "Its rows are 16 wide"),
         ({"heads": {"classify": len}}, "no other signature has.*Received 'classify'"),
         ({"heads": {"a b": len}}, "must be an identifier.*Received 'a b'"),
+        ({"functions": {"embed": len}}, "no other signature has.*Received 'embed'"),
+        ({"heads": {"a": len}, "functions": {"a": len}}, "no other signature has.*Received 'a'"),
         ({"version": 0}, "`version` must be at least 1. Received 0"),
         ({"metrics": {"top1": {8: float("nan")}}}, "manifest must hold finite numbers"),
         ({"metrics": {"top1": {8: object()}}}, "manifest must hold finite numbers"),

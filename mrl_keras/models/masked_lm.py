@@ -1,0 +1,155 @@
+"""Masked language models: BERT and a nested head that is tied to its word embeddings."""
+
+import keras
+from keras import ops
+
+from mrl_keras.checks import whole_number
+from mrl_keras.data.wordpiece import MASK
+from mrl_keras.layers import MaskedLMHead
+from mrl_keras.models.garden_text import INPUTS
+from mrl_keras.models.mask_filling import TokenPlaces, TopPieces
+from mrl_keras.models.text_embedder import MaskedMean
+from mrl_keras.nesting import NestingDims
+
+POSITIONS, LABELS = "masked_lm_positions", "masked_lm_ids"
+
+
+def masked_lm(encoder, nesting_dims, length, positions, **options):
+    """An encoder and `MaskedLMHead`, whose classifiers are slices of the word embedding table.
+
+    Compile it with `MatryoshkaLoss(MaskedLMCrossentropy())` and, as `weighted_metrics`,
+    `per_prefix(MaskedLMAccuracy(), nesting_dims)`, and train it on what
+    `mrl_keras.data.masked_lm_batches` gives.
+
+    Args:
+        encoder: Keras layer, a dict of "input_word_ids", "input_mask" and "input_type_ids" ->
+            a dict with "sequence_output" (batch, length, d), which has its word embedding table
+            as `embeddings` (vocabulary, d), such as `GardenBert`.
+        nesting_dims: `NestingDims` or list of ints that ends at d.
+        length: int, tokens of a sequence.
+        positions: int, masked tokens of a sequence.
+        **options: further arguments of `MaskedLMHead`.
+
+    Returns:
+        `keras.Model`: a dict of the encoder's three inputs, each int32 (batch, length), and
+        "masked_lm_positions" and "masked_lm_ids", each int32 (batch, positions) -> (batch,
+        positions, prefixes, 2), the label's crossentropy and whether it is the top-1. The head
+        is its layer "head".
+
+    Raises:
+        ValueError: an encoder without a table, or dims that don't end at d.
+
+    Example:
+
+    >>> from mrl_keras import MaskedLMAccuracy, MaskedLMCrossentropy, MatryoshkaLoss, per_prefix
+    >>> from mrl_keras.data import masked_lm_batches
+    >>> from mrl_keras.models import GardenBert, masked_lm
+    >>> bert = GardenBert(50, hidden_size=8, num_layers=1, num_heads=2, inner_dim=16, pooler=False)
+    >>> model = masked_lm(bert, [4, 8], length=16, positions=3)
+    >>> model.compile(
+    ...     "adam",
+    ...     loss=MatryoshkaLoss(MaskedLMCrossentropy()),
+    ...     weighted_metrics=per_prefix(MaskedLMAccuracy(), [4, 8]))
+    >>> rows = np.random.default_rng(0).integers(5, 50, (32, 16))
+    >>> data = masked_lm_batches(rows, batch_size=8, vocabulary_size=50, positions=3)
+    >>> history = model.fit(data, steps_per_epoch=2, verbose=0).history
+    >>> sorted(history)
+    ['loss', 'masked_lm_accuracy_d4', 'masked_lm_accuracy_d8']
+
+    Source: arXiv 2205.13147, Section 3 (weight-tying), Table 7, Appendix C.
+    """
+    length = whole_number(length, "`length`")
+    inputs = {name: keras.Input((length,), dtype="int32", name=name) for name in INPUTS}
+    hidden = encoder(inputs)["sequence_output"]
+    slots = whole_number(positions, "`positions`")
+    masks = {n: keras.Input((slots,), dtype="int32", name=n) for n in (POSITIONS, LABELS)}
+    head = MaskedLMHead(encoder, nesting_dims, name="head", **options)
+    scores = head([hidden, masks[POSITIONS], masks[LABELS]])
+    return keras.Model({**inputs, **masks}, scores, name="masked_lm")
+
+
+def masked_lm_at(model, nesting_dims):
+    """A masked language model scored at other prefixes than it was trained for: MRL-E's slices.
+
+    Args:
+        model: what `masked_lm` made.
+        nesting_dims: `NestingDims` or list of ints that ends at d, such as
+            `dims.with_interpolated()`.
+
+    Returns:
+        `keras.Model` as `model`, which shares its encoder, and has a copy of its head's weights.
+    """
+    head = model.get_layer("head")
+    inputs = {tensor.name: tensor.shape[1] for tensor in model.inputs}
+    options = MaskedLMHead.from_config(head.get_config())
+    other = masked_lm(
+        head.embedding,
+        nesting_dims,
+        inputs["input_word_ids"],
+        inputs[POSITIONS],
+        activation=options.activation,
+        layer_norm_epsilon=head.layer_norm_epsilon,
+        block_size=head.block_size,
+    )
+    for mine, theirs in zip(other.get_layer("head").weights, head.weights, strict=True):
+        if mine is not theirs:
+            mine.assign(theirs)
+    return other
+
+
+def masked_lm_embedder(model, tokens, width=None):
+    """Raw text -> the mean of what the head's classifiers read, over the text's tokens.
+
+    y = mean_t LayerNorm(activation(x_t W + c)), so that a prefix of y is the mean of prefixes that
+    the model was trained with.
+
+    Args:
+        model: what `masked_lm` made.
+        tokens: `BertTokens` of the model's length.
+        width: int, the embedding's width, at most d. Default None, d.
+
+    Returns:
+        `keras.Model`: strings (batch,) -> (batch, width).
+    """
+    head = model.get_layer("head")
+    text = keras.Input((), dtype="string", name="text")
+    inputs = tokens(text)
+    states = head.normalization(head.transform(head.embedding(inputs)["sequence_output"]))
+    embedding = MaskedMean()([states, inputs["input_mask"]])
+    return keras.Model(text, embedding[:, : width or head.nesting_dims.width], name="embedder")
+
+
+def mask_filler(model, tokens, masks=8, k=5, nesting_dims=None):
+    """Raw text with "[MASK]" -> the likeliest pieces there, by every prefix.
+
+    Args:
+        model: what `masked_lm` made.
+        tokens: `BertTokens` of the model's length, with "[MASK]" in `kept`.
+        masks: int, the most masks of a text that are answered. Default 8.
+        k: int, pieces for each. Default 5.
+        nesting_dims: some of the trained dims. Default None, all.
+
+    Returns:
+        `keras.Model`: strings (batch,) -> a dict of "pieces" and "probabilities" (batch, masks,
+        prefixes, k), and "positions" int32 (batch, masks), the masks' tokens counted from
+        "[CLS]"; slots without a mask have "", 0 and -1.
+
+    Raises:
+        ValueError: `tokens` that do not keep "[MASK]", or dims that the head does not have.
+    """
+    if "[MASK]" not in tokens.kept:
+        raise ValueError(
+            '`tokens` must keep "[MASK]": BertTokens(..., kept=["[MASK]"]). '
+            f"Received kept={tokens.kept}."
+        )
+    head = model.get_layer("head")
+    text = keras.Input((), dtype="string", name="text")
+    inputs = tokens(text)
+    places = TokenPlaces(MASK, masks)(inputs["input_word_ids"])
+    hidden = head.embedding(inputs)["sequence_output"]
+    logits = head([hidden, ops.maximum(places, 0)])
+    if nesting_dims is not None:
+        kept = [head.nesting_dims.index(dim) for dim in NestingDims(nesting_dims)]
+        logits = ops.take(logits, kept, axis=-2)
+    found = TopPieces(tokens.vocabulary, k)([logits, places])
+    return keras.Model(text, found, name="mask_filler")

@@ -1,0 +1,181 @@
+"""The masked language model recipes: each trains compiled, evaluates, exports and reloads."""
+
+import importlib
+import itertools
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tasks.masked_lm import Task, made_sentences, nesting_dims
+from training import compiled, prepared
+
+from mrl_keras.data import learn_vocabulary, read_vocabulary
+from mrl_keras.export import load, load_manifest
+
+pytest.importorskip("official")
+CONFIGS = ("bert_base_mlm", "wikitext2_mlm")
+REAL = os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", "missing"), "wikitext2_small"))
+
+
+def get_config(name="wikitext2_mlm", mode="tiny", **changes):
+    config = importlib.import_module(f"configs.{name}").get_config(mode)
+    config.update(changes)
+    return config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_path):
+    config = get_config(name, jit_compile=True)
+    task = prepared(config, str(tmp_path / "run"))
+    model = compiled(config, task)
+    data = task.train_data(config.batch_size, config.seed)
+    inputs, *others = data.element_spec
+    assert all(None not in spec.shape for spec in [*inputs.values(), *others])
+    before = [weight.numpy() for weight in model.trainable_variables]
+    history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
+    assert np.isfinite(history["loss"][0])
+    assert {f"{key}_d{dim}" for dim in task.dims for key in ("top_1", "loss")} <= set(history)
+    after = [weight.numpy() for weight in model.trainable_variables]
+    assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+    values = dict(task.evaluate(model))
+    dims = task.dims.with_interpolated()
+    expected = {f"{key}/mlm/{dim}" for dim in dims for key in ("top1", "crossentropy")}
+    assert set(values) == expected | {"top1/majority", "crossentropy/unigram"}
+    validation = task.validation_data(config.batch_size)
+    checked = model.evaluate(validation, verbose=0, return_dict=True)
+    for dim in task.dims:
+        for key, other in (("top1", "top_1"), ("crossentropy", "loss")):
+            value = checked[f"{other}_d{dim}"]
+            np.testing.assert_allclose(values[f"{key}/mlm/{dim}"], value, rtol=1e-4)
+
+    path = task.export(model, tmp_path / "model")
+    assert load_manifest(path)["custom_ops"] == ["TFText"]
+    served = load(path)
+    sentence = made_sentences(1, seed=9)[0].split()
+    text = tf.constant([" ".join([sentence[0], "[MASK]", *sentence[2:]])])
+    answer = served.signatures["fill_mask"](text=text)
+    assert answer["pieces"].shape == (1, 3, len(task.dims), 5)
+    assert answer["positions"].numpy()[0, 0] > 0
+    embedding = served.signatures["embed"](text=text)["embedding"]
+    assert embedding.shape == (1, task.dims.width)
+
+
+def test_full_size_values_are_the_papers():
+    config = get_config("bert_base_mlm", "")
+    optimizer = config.optimizer
+    assert (config.batch_size, config.steps, config.mask_rate) == (1024, 450_000, 0.15)
+    assert (optimizer.name, optimizer.learning_rate) == ("adamw", 1e-4)
+    assert (optimizer.schedule, optimizer.warmup_steps) == ("linear", 0)
+    model = config.model
+    assert (model.hidden_size, model.num_layers, model.num_heads) == (768, 12, 12)
+    assert list(nesting_dims(config)) == [12, 24, 48, 96, 192, 384, 768]
+    assert list(nesting_dims(get_config(mode=""))) == [8, 16, 32, 64, 128]
+
+
+def test_training_learns_what_frequencies_do_not_tell():
+    config = get_config(batch_size=32, steps=360, jit_compile=True)
+    config.optimizer.learning_rate = 1e-2
+    config.data.made_examples = 300
+    task = prepared(config)
+    model = compiled(config, task)
+    model.fit(task.train_data(32, 0), steps_per_epoch=360, verbose=0)
+    values = dict(task.evaluate(model))
+    for dim in task.dims:
+        assert values[f"crossentropy/mlm/{dim}"] < 0.9 * values["crossentropy/unigram"]
+        assert values[f"top1/mlm/{dim}"] > 1.5 * values["top1/majority"]
+
+
+def test_a_single_prefix_is_trained_alone():
+    config = get_config(head="ff")
+    task = prepared(config)
+    model = compiled(config, task)
+    table = model.get_layer("bert").embeddings
+    head = model.get_layer("head")
+    transform = head.transform.bias.numpy().copy()
+    model.fit(task.train_data(8, 0), steps_per_epoch=2, verbose=0)
+    assert list(task.dims) == [6, 24]
+    changed = head.transform.bias.numpy() != transform
+    assert changed[:6].all()
+    assert table.shape == (120, 24)
+    values = dict(task.evaluate(model))
+    assert {key for key in values if "mlm" in key} == {"top1/mlm/6", "crossentropy/mlm/6"}
+    inputs, labels, weights = next(iter(task.train_data(8, 0)))
+    with tf.GradientTape() as tape:
+        loss = task.loss()(labels, model(inputs, training=True), sample_weight=weights)
+    whole = tape.gradient(loss, head.bias.value)
+    alone = task.loss()(labels, model(inputs), sample_weight=weights)
+    scores = model(inputs)[:, :, 0, 0]
+    expected = float(tf.reduce_sum(scores * weights)) / weights.shape.num_elements()
+    np.testing.assert_allclose(float(alone), expected, rtol=1e-4)
+    assert np.abs(whole).sum() > 0
+
+
+def test_the_vocabulary_is_made_once_and_kept(tmp_path):
+    config = get_config()
+    first = Task(config, tmp_path)
+    assert read_vocabulary(tmp_path / "vocabulary.txt") == list(first.vocabulary)
+    assert first.vocabulary == Task(config).vocabulary  # the same in every process
+    (tmp_path / "vocabulary.txt").write_text("\n".join([*first.vocabulary, "new"]) + "\n")
+    assert Task(config, tmp_path).vocabulary[-1] == "new"
+    expected = learn_vocabulary(made_sentences(64, 0), 120, kept=["[UNK]"])
+    assert first.vocabulary == expected
+
+
+def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
+    task = Task(get_config())
+    whole = list(itertools.islice(task.train_data(8, seed=3), 12))
+    later = list(itertools.islice(task.train_data(8, seed=3, start_step=7), 5))
+    for one, two in zip(whole[7:], later, strict=True):
+        for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "mrl"}, r"`head` must be one of .* Received 'mrl'"),
+        ({"nesting_dims": (4, 8)}, "must end at the embedding width 24"),
+        ({"head": "ff", "ff_dim": 99}, "`ff_dim` must not exceed the embedding width 24"),
+        ({"masked_positions": 15}, "must not exceed the 14 pieces of a row. Received 15"),
+        ({"mask_rate": 0.0}, "`rate` must lie between 0 and 1"),
+        ({"relative_importance": "3:1"}, r"must be one of the trained prefixes .* Received 3"),
+        ({"vocabulary": {"size": 9}}, "`size` must be at least"),
+        ({"data": {"name": "made_up_set"}}, "No text set is named 'made_up_set'"),
+        ({"data": {"name": "a,b", "feature": "x,y,z"}}, "`data.feature` must have one value, or"),
+    ],
+)
+def test_wrong_values_are_one_clear_error(changes, message):
+    config = get_config(**changes)
+    with pytest.raises(ValueError, match=message):
+        task = Task(config)
+        task.loss()
+        task.model()
+        task.train_data(8, 0)
+
+
+def test_unknown_mode():
+    for name in CONFIGS:
+        with pytest.raises(ValueError, match="must be 'tiny' or none. Received 'huge'"):
+            get_config(name, "huge")
+
+
+@pytest.mark.skipif(not REAL, reason="TFDS_DATA_DIR holds no wikitext2_small")
+def test_real_text_streamed_and_in_memory():
+    config = get_config(mode="")
+    config.data.max_examples, config.vocabulary.size = 200, 1500
+    config.vocabulary.examples = 512
+    config.data.shuffle_buffer = 64
+    texts = Task(config)._texts("train")
+    assert not any("<unk>" in text or "@-@" in text for text in texts)
+    assert any("[UNK]" in text for text in texts)
+    config.data.in_memory = False
+    task = Task(config)
+    whole = list(itertools.islice(task.train_data(8, 1), 5))
+    later = next(iter(task.train_data(8, 1, start_step=4)))
+    for a, b in zip(tf.nest.flatten(whole[4]), tf.nest.flatten(later), strict=True):
+        np.testing.assert_array_equal(a, b)
+    words = np.concatenate([batch[0]["input_word_ids"] for batch in whole])
+    assert (words == 1).any()  # "<unk>" became "[UNK]"
+    assert task.vocabulary == Task(config).vocabulary
