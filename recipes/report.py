@@ -23,7 +23,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 import tqdm
-from reporting import accuracy, analysis, cascade, in_practice, index, retrieval, transfer
+from reporting import (
+    accuracy,
+    analysis,
+    cascade,
+    grad_cam,
+    in_practice,
+    index,
+    long_tail,
+    retrieval,
+    transfer,
+)
 from reporting.pages import folder_bytes, write_text
 from reporting.runs import find_runs
 from reporting.study import Options, Study
@@ -36,9 +46,11 @@ PAGES = (
     retrieval.page,
     in_practice.page,
     transfer.few_shot_page,
+    long_tail.page,
     transfer.robustness_page,
     analysis.disagreement_page,
     analysis.superclass_page,
+    grad_cam.page,
     analysis.spans_page,
 )
 LARGEST = 5_000_000

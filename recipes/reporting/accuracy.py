@@ -13,7 +13,8 @@ from mrl_keras.baselines import (
     RandomProjection,
     Truncation,
 )
-from mrl_keras.evaluation import linear_probe_accuracy, majority_vote
+from mrl_keras.evaluation import among_votes, linear_probe_accuracy
+from mrl_keras.evaluation.linear import among_top
 from mrl_keras.retrieval import exact_search
 from reporting import claims
 from reporting.measured import Measured
@@ -48,31 +49,23 @@ def page(study) -> Page:
     )
 
 
-def linear_accuracy(study, best=1) -> dict[str, dict[int, Measured]]:
-    """{system: {dim: accuracy of its own classifiers, the label among the `best` classes}}."""
+def linear_accuracy(study, top=1) -> dict[str, dict[int, Measured]]:
+    """{system: {dim: accuracy of its own classifiers, the label among the `top` classes}}."""
     found = {}
-    for system, runs in study.systems().items():
-        found[system] = {}
-        for dim, by_seed in runs.items():
-            right = {
-                seed: _among(
-                    study.of_test(run)["logits"][:, run.dims.index(dim)],
-                    study.of_test(run)["labels"],
-                    best,
-                )
-                for seed, run in by_seed.items()
-            }
-            found[system][dim] = Measured.of_examples(right)
-    for place, dim in enumerate(study.dims.interpolated()):
-        right = {
-            seed: _among(
-                study.of_test(run)["between"][:, place], study.of_test(run)["labels"], best
-            )
-            for seed, run in study.of("MRL-E").items()
-        }
-        if right:
-            found["MRL-E"][dim] = Measured.of_examples(right)
-    return found
+    for run in (run for run in study.runs if run.method in study.systems()):
+        arrays, by_dim = study.of_test(run), found.setdefault(run.method, {})
+        kinds = [("logits", run.dims)]
+        if "between" in arrays:
+            kinds.append(("between", run.dims.interpolated()))
+        for name, dims in kinds:
+            logits = arrays[name]
+            right = among_top(logits, arrays["labels"], min(top, logits.shape[-1]))
+            for place, dim in enumerate(dims):
+                by_dim.setdefault(dim, {})[run.seed] = right[:, place]
+    return {
+        system: {dim: Measured.of_examples(by_dim[dim]) for dim in sorted(by_dim)}
+        for system, by_dim in found.items()
+    }
 
 
 def nearest_accuracy(study, decide=None) -> dict[str, dict[int, Measured]]:
@@ -166,14 +159,6 @@ def _shown(method):
     return method.capitalize()
 
 
-def _among(logits, labels, best):
-    """bools (examples,): the label is among the `best` classes of highest logit."""
-    if best == 1:
-        return logits.argmax(axis=-1) == labels
-    order = np.argsort(-logits, axis=-1, kind="stable")[:, :best]
-    return (order == labels[:, None]).any(axis=1)
-
-
 def _probe(study, run, dims, reduction, arrays):
     """{dim: accuracy} of probes on nested prefixes of `arrays`, cached."""
     most = study.options.probe_examples
@@ -248,8 +233,7 @@ def _about(study):
 def _parts(study, linear, nearest, probes):
     (own, everything), (near, near_all) = linear, nearest
     trained = study.dims
-    among = nearest_accuracy(study, lambda f, y: (f[:, :5] == y[:, None]).any(axis=1))
-    voted = nearest_accuracy(study, lambda f, y: majority_vote(f[:, :VOTES]) == y)
+    votes = {top: nearest_accuracy(study, _votes(top)) for top in (1, VOTES)}
     yield dims_table(
         "linear", "Linear top-1 accuracy (Table 1)",
         "How accurate each prefix is with its trained classifier, beside independently trained "
@@ -278,17 +262,22 @@ def _parts(study, linear, nearest, probes):
         "between which they lie.", probes, trained,
     )  # fmt: skip
     yield dims_table(
-        "linear_top5", "Linear top-5 accuracy", "The label is among the five likeliest classes.",
+        "linear_top5", "Linear top-5 accuracy (Table 4)",
+        "The label is among the five likeliest classes.",
         linear_accuracy(study, 5), trained,
     )  # fmt: skip
     yield dims_table(
-        "votes", f"{VOTES}-NN accuracy", f"The majority of the {VOTES} nearest training images.",
-        voted, trained,
+        "votes", f"{VOTES}-NN top-1 accuracy",
+        f"The majority of the {VOTES} nearest training images.", votes[1], trained,
     )  # fmt: skip
     yield dims_table(
-        "nearest_top5", "1-NN top-5", "The label is among those of the five nearest images.",
-        among, trained,
+        "votes_top5", f"{VOTES}-NN top-{VOTES} accuracy (Table 5)",
+        f"The label is among those of the {VOTES} nearest training images.", votes[VOTES], trained,
     )  # fmt: skip
+
+
+def _votes(top):
+    return lambda found, labels: among_votes(found[:, :VOTES], labels, top)
 
 
 def _panels(own, everything):
