@@ -76,11 +76,13 @@ def parse_arguments(arguments=None):
     add("--skip_unfinished", action="store_true", help="leave out runs that are still in training")
     add("--probe_examples", type=int, default=10_000, help="training images of linear probes")
     add("--corruption_examples", type=int, default=2_000, help="test images to corrupt")
+    add("--plan_queries", type=int, default=2_000, help="test images as queries of plans")
     add("--splits", type=int, default=30, help="random splits of the cascade")
     add("--tuning", action=argparse.BooleanOptionalAction, default=True, help="tune a plan")
     add("--timing", action=argparse.BooleanOptionalAction, default=True, help="time searches")
     options = parser.parse_args(arguments)
-    for name, least in (("probe_examples", 1), ("corruption_examples", 1), ("splits", 2)):
+    counts = ("probe_examples", "corruption_examples", "plan_queries")
+    for name, least in (*((name, 1) for name in counts), ("splits", 2)):
         if getattr(options, name) < least:
             parser.error(f"--{name} must be at least {least}, not {getattr(options, name)}")
     return options, parser

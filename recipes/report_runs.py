@@ -1,4 +1,4 @@
-"""Trains the runs of a report: MRL, MRL-E and FF at every dim, for some seeds, one by one.
+"""Trains the runs of a report: MRL, MRL-E, FF at every dim and a slimmable network, for some seeds.
 
     python recipes/report_runs.py --config recipes/configs/cifar10_resnet.py --seeds 0 1 2 \\
         --out runs/report --steps 1560 --set checkpoint_every=780 optimizer.warmup_steps=312
@@ -21,6 +21,7 @@ from training import Run
 
 from mrl_keras.files import atomic_file
 
+HEADS = {"mrl": "mrl", "mrl_e": "mrl_e", "ff": "ff", "slimmable": "slim"}
 COMMAND = "command.txt"
 RECIPES = pathlib.Path(__file__).parent
 
@@ -36,14 +37,14 @@ def parse_arguments(arguments=None):
     add("--out", type=pathlib.Path, required=True, help="folder of the work directories")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
     add("--dims", type=int, nargs="+", help="dims of the FF runs; default all of M")
-    add("--heads", nargs="+", default=["mrl", "mrl_e", "ff"], help="which of mrl, mrl_e, ff")
+    add("--heads", nargs="+", choices=HEADS, default=list(HEADS), help="which methods")
     add("--steps", type=int, help="steps of each run; default the config's")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other values of the config")
     return parser.parse_args(arguments)
 
 
 def commands(options, dims) -> dict[str, list[str]]:
-    """{work directory's name: arguments of train.py}, seed by seed, MRL and the widest FF first.
+    """{work directory's name: arguments of train.py}, seed by seed, MRL and MRL-E first.
 
     Args:
         options: see `parse_arguments`.
@@ -54,12 +55,14 @@ def commands(options, dims) -> dict[str, list[str]]:
         values.insert(0, f"--config.steps={options.steps}")
     found = {}
     for seed in options.seeds:
-        heads = {head: [f"--config.head={head}"] for head in options.heads if head != "ff"}
-        if "ff" in options.heads:
-            for dim in (dims[-1], *dims[:-1]):
-                heads[f"ff{dim}"] = ["--config.head=ff", f"--config.ff_dim={dim}"]
-        for name, head in heads.items():
-            found[f"{name}_seed{seed}"] = [*head, f"--config.seed={seed}", *values]
+        for head, name in HEADS.items():
+            if head not in options.heads:
+                continue
+            for dim in (dims[-1], *dims[:-1]) if head == "ff" else (None,):
+                chosen = [f"--config.head={head}"]
+                chosen += [] if dim is None else [f"--config.ff_dim={dim}"]
+                workdir = f"{name}{'' if dim is None else dim}_seed{seed}"
+                found[workdir] = [*chosen, f"--config.seed={seed}", *values]
     return found
 
 

@@ -241,9 +241,9 @@ def _parts(study, linear, nearest, probes):
     )  # fmt: skip
     yield dims_figure(
         "linear_figure", "Linear top-1 accuracy over the dims (Figure 2)",
-        "One model's prefixes follow the line of separately trained models, while reductions of a "
-        "model that was not trained for it fall off at few dims; hollow markers are interpolated "
-        "dims, error bars one standard deviation over seeds.",
+        "Left: prefixes of one model beside models trained at each dim alone; right: with "
+        "reductions of a model that was not trained for it. Hollow markers are interpolated dims, "
+        "error bars one standard deviation over seeds.",
         "linear", _panels(own, everything), trained, "top-1 accuracy (%)",
     )  # fmt: skip
     yield dims_table(
@@ -258,8 +258,8 @@ def _parts(study, linear, nearest, probes):
     )  # fmt: skip
     yield dims_table(
         "probe", "Linear probe on frozen prefixes, interpolated dims included",
-        "A classifier fitted afterwards reads dims that no loss was put on as well as those "
-        "between which they lie.", probes, trained,
+        "A classifier fitted afterwards on each frozen prefix, also at dims without a loss.",
+        probes, trained,
     )  # fmt: skip
     yield dims_table(
         "linear_top5", "Linear top-5 accuracy (Table 4)",

@@ -75,8 +75,7 @@ def _class_parts(study, accuracies):
     }
     yield dims_table(
         "class_accuracy", "Accuracy of each class relative to the full width (Figure 12)",
-        "Points above or below the class's accuracy at the full width: some classes need many "
-        "dims, some none"
+        "Points above or below the class's accuracy at the full width"
         f"{'' if len(shown) == len(names) else '; the first 20 classes'}.", columns, study.dims,
     )  # fmt: skip
     yield dims_figure(
@@ -129,7 +128,7 @@ def _oracles(study, predicted, labels):
     return dims_table(
         "oracle", "Oracle over the prefixes (Table 23)",
         "What could be reached by always picking the right one of the prefixes (of FF: of the "
-        "separate models): independent models differ more than prefixes of one.",
+        "separate models); the more the models disagree, the higher.",
         columns, study.dims,
     )  # fmt: skip
 
@@ -169,7 +168,7 @@ def superclass_page(study) -> Page:
                    "How often the class named belongs to the right superclass, beside the accuracy "
                    "of the classes themselves.", columns, study.dims),
         dims_figure("superclass_figure", "Superclass accuracy over the dims",
-                    "Coarse questions are answered with few dims.", "superclass",
+                    "Accuracy of superclasses beside that of classes.", "superclass",
                     {"MRL": {name: columns[name] for name in chosen}}, study.dims, "accuracy (%)"),
     ]  # fmt: skip
     verdict = claims.falls_less(

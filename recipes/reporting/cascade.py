@@ -121,8 +121,8 @@ def _figure(study, points):
 
     return Figure(
         "cascade_figure", "Accuracy against expected dims (Figure 6)",
-        "Above and left of the lines without a cascade, it spends fewer dims for the same "
-        "accuracy.", "cascade", draw,
+        "A point above and left of the lines without a cascade spends fewer dims for the accuracy.",
+        "cascade", draw,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def page(study) -> Page:
     table = dims_table(
         "grad_cam", "Likeness of a prefix's heat map to the full width's",
         f"Mean correlation over the pixels of the first {len(maps['compared']):,} test images: "
-        "wider prefixes look where the full width looks.",
+        "1 where a prefix looks where the full width looks.",
         {"MRL": _likeness(maps["compared"], study.dims, seed)}, study.dims, 1.0, 3,
     )  # fmt: skip
     figure = Figure(

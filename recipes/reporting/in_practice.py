@@ -43,8 +43,8 @@ def page(study) -> Page:
         )  # fmt: skip
     table = Table(
         "in_practice", "Exact search, HNSW and ScaNN",
-        "Few dims make every index smaller and faster to search; recall is against exact search "
-        "with the same prefix.", header, shown, records,
+        "Size, build time and search time of an index over each prefix; recall is against exact "
+        "search with the same prefix.", header, shown, records,
     )  # fmt: skip
     return Page(
         slug,

@@ -38,7 +38,8 @@ def index(study, pages, unfinished, command, spent) -> str:
         "over seeds and its standard error over test examples (paired where both sides are known "
         "example by example). Baselines and reductions are fitted on training images only; "
         "thresholds of the cascade and tuned plans are learned on held-out parts of the test "
-        "images and measured on the others, as in the paper.\n",
+        "images and measured on the others, as in the paper. Means are over the seeds that a "
+        "model has, differences over those that both have (the table of runs has them).\n",
         "## Claims of the paper\n",
         verdict_table(verdicts),
         "## Pages\n",

@@ -11,7 +11,6 @@ from mrl_keras.retrieval import (
     NestedIndex,
     SearchPlan,
     labels_at,
-    mflops_per_query,
     tune,
 )
 from mrl_keras.retrieval.ranking import average_precision
@@ -25,9 +24,10 @@ TOLERANCE = 0.001
 
 
 def plan_tables(study, rows, ks) -> dict[str, dict[SearchPlan, dict[str, Measured]]]:
-    """{"grid" | "funnels" | "lengths": {plan: {metric: `Measured` over MRL's seeds}}}."""
+    """{"exact" | "grid" | "funnels" | "lengths": {plan: {metric: `Measured` over MRL's seeds}}}."""
     k = max(ks)
     groups = {
+        "exact": [SearchPlan((dim,), k=k) for dim in study.dims],
         "grid": adaptive_grid(study.dims, min(SHORTLIST, rows), k),
         "funnels": _funnels(study.dims, rows, k),
         "lengths": _lengths(study.dims, rows, k),
@@ -36,17 +36,17 @@ def plan_tables(study, rows, ks) -> dict[str, dict[SearchPlan, dict[str, Measure
     found = {}
     runs = study.of("MRL").items()
     for seed, run in tqdm.tqdm(runs, desc="Plans", unit="run"):
-        arrays = study.of_test(run)
+        arrays, most = study.of_test(run), study.options.plan_queries
 
-        def compute(arrays=arrays):
+        def compute(arrays=arrays, most=most):
             table = plan_retrieval_table(
-                arrays["test"], arrays["labels"].astype("int64"), arrays["train"],
+                arrays["test"][:most], arrays["labels"][:most].astype("int64"), arrays["train"],
                 arrays["train_labels"].astype("int64"), plans, ks,
             )  # fmt: skip
             names = list(next(iter(table.values())))
             return {name: np.array([table[plan][name] for plan in plans]) for name in names}
 
-        key = {"plans": [repr(plan) for plan in plans]}
+        key = {"plans": [repr(plan) for plan in plans], "most": most}
         for name, values in study.values("plans", run, key, compute).items():
             for plan, value in zip(plans, values.tolist(), strict=True):
                 found.setdefault(plan, {}).setdefault(name, {})[seed] = value
@@ -69,14 +69,12 @@ def _lengths(dims, rows, k):
     return [plan for dim in low for plan in shortlist_lengths(dim, dims.width, lengths, k)]
 
 
-def plan_parts(study, plans, exact, ks):
-    """The tables of `plan_tables`, beside `exact_tables`, and the figure."""
-    width, rows = study.dims.width, len(study.of_test(study.runs[0])["train_labels"])
+def plan_parts(study, plans, ks):
+    """The tables of `plan_tables`, and the figure."""
     titles = {
         "grid": (
             "Adaptive retrieval: D_s and D_r (Tables 11, 12)",
-            "A short prefix finds the shortlist, a longer one orders it: most of the gain of the "
-            "long prefix at about the cost of the short one.",
+            "A short prefix (D_s) finds the shortlist, a longer one (D_r) orders it.",
         ),
         "funnels": (
             "Funnels (Tables 13, 14)",
@@ -87,28 +85,20 @@ def plan_parts(study, plans, exact, ks):
             "How long a shortlist must be for the rerank to reach the full width.",
         ),
     }
-    full = {name: exact[name]["MRL"][width] for name in exact}
-    for name, group in plans.items():
-        if group:
-            yield _plan_table(name, *titles[name], group, full, ks, (width, rows))
-    yield _plan_figure(study, plans, exact, ks)
+    full = dict([list(plans["exact"].items())[-1]])
+    for name, (title, says) in titles.items():
+        if plans[name]:
+            yield _plan_table(name, title, says, full | plans[name], ks)
+    yield _plan_figure(study, plans, ks)
 
 
-def _plan_table(name, title, says, group, full, ks, size):
-    width, rows = size
+def _plan_table(name, title, says, group, ks):
     metrics = ["top-1", *(f"{kind}@{k}" for k in ks for kind in ("mAP", "P"))]
-    whole = mflops_per_query(rows, SearchPlan((width,)))
-    lines = [[f"exact, {width} dims", f"{whole:.3f}", *(full[m].text() for m in metrics)]]
-    records = [
-        {"plan": f"exact {width}", "MFLOPs": whole, "metric": m} | record(full[m]) for m in metrics
-    ]
+    lines, records = [], []
     for plan, found in group.items():
-        shown = " → ".join(
-            [
-                f"{plan.dims[0]}",
-                *(f"{n}×{d}" for n, d in zip(plan.sizes, plan.dims[1:], strict=True)),
-            ]
-        )
+        stages = zip(plan.sizes, plan.dims[1:], strict=True)
+        shown = " → ".join([f"{plan.dims[0]}", *(f"{n}×{d}" for n, d in stages)])
+        shown = shown if plan.sizes else f"exact, {plan.dims[0]} dims"
         cost = found["MFLOPs"].mean
         lines.append([shown, f"{cost:.3f}", *(found[m].text() for m in metrics)])
         for m in metrics:
@@ -117,32 +107,36 @@ def _plan_table(name, title, says, group, full, ks, size):
     return Table(name, title, says, ["plan", "MFLOPs", *metrics], lines, records)
 
 
-def _plan_figure(study, plans, exact, ks):
-    top, rows = f"mAP@{ks[0]}", len(study.of_test(study.runs[0])["train_labels"])
-    lines = {
-        f"exact, {system}": [
-            (mflops_per_query(rows, SearchPlan((dim,))), 100 * v.mean, 100 * v.spread)
-            for dim, v in exact[top][system].items()
-            if dim in study.dims
-        ]
-        for system in exact[top]
+def _plan_figure(study, plans, ks):
+    top, width = f"mAP@{ks[0]}", study.dims.width
+    names = {
+        "exact": "exact search with each prefix",
+        "grid": f"a shortlist by each prefix, reranked by {width} dims",
+        "funnels": f"funnels from each prefix to {width} dims",
     }
-    names = {"grid": f"shortlist of {min(SHORTLIST, rows)}, rerank", "funnels": "funnels"}
-    for name, shown in names.items():
-        chosen = {plan: v for plan, v in plans[name].items() if plan.dims[-1] == study.dims.width}
-        if chosen:
-            lines[f"MRL, {shown} by {study.dims.width} dims"] = [
-                (v["MFLOPs"].mean, 100 * v[top].mean, 100 * v[top].spread) for v in chosen.values()
-            ]
+    lines = {
+        shown: [
+            (v["MFLOPs"].mean, 100 * v[top].mean, 100 * v[top].spread)
+            for plan, v in plans[name].items()
+            if name == "exact" or (plan.dims[-1] == width and plan.sizes[0] == _shortest(plans))
+        ]
+        for name, shown in names.items()
+    }
+    lines = {name: line for name, line in lines.items() if line}
 
     def draw(path):
         line_panels(path, {"": lines}, "MFLOPs for each query", f"{top} (%)", log_base=10)
 
     return Figure(
         "plans_figure", f"{top} against cost (Figure 8)",
-        "Shortlist and rerank keep the full width's ranking at the cost of a short prefix: their "
-        "points lie left of exact search at equal height.", "grid", draw,
+        "A point left of exact search's line at equal height ranks as well at a lower cost.",
+        "grid", draw,
     )  # fmt: skip
+
+
+def _shortest(plans):
+    """The shortlist of the grid, which the figure draws the funnels of too."""
+    return next(iter(plans["grid"])).sizes[0]
 
 
 def tuned(study):
@@ -150,20 +144,21 @@ def tuned(study):
     chosen, full, ratio, shown = {}, {}, {}, {}
     runs = study.of("MRL").items()
     for seed, run in tqdm.tqdm(runs, desc="Tuning of plans", unit="run"):
-        arrays = study.of_test(run)
+        arrays, most = study.of_test(run), study.options.plan_queries
 
-        def compute(arrays=arrays):
+        def compute(arrays=arrays, most=most):
             half = len(arrays["test"]) // 2
+            learn, judge = slice(min(most, half)), slice(half, half + most)
             labels = arrays["train_labels"].astype("int64")
             index = NestedIndex.build(arrays["train"], study.dims)
             found = tune(
-                index, arrays["test"][:half], labels=(arrays["labels"][:half], labels),
+                index, arrays["test"][learn], labels=(arrays["labels"][learn], labels),
                 tolerance=TOLERANCE,
             )  # fmt: skip
-            wanted = arrays["labels"][half:]
+            wanted = arrays["labels"][judge]
 
             def judged(plan):
-                rows = index.search(arrays["test"][half:], plan).positions
+                rows = index.search(arrays["test"][judge], plan).positions
                 return average_precision(labels_at(rows, labels) == wanted[:, None], 10)
 
             plan = found.best
@@ -173,7 +168,7 @@ def tuned(study):
                 "dims": plan.dims, "sizes": np.array(plan.sizes, int),
             }  # fmt: skip
 
-        found = study.values("tuned", run, {"tolerance": TOLERANCE}, compute)
+        found = study.values("tuned", run, {"tolerance": TOLERANCE, "most": most}, compute)
         chosen[seed], full[seed] = found["values"]
         ratio[seed] = float(found["costs"][0] / found["costs"][1])
         shown[seed] = [found["dims"].tolist(), found["sizes"].tolist(), *found["costs"].tolist()]
@@ -189,8 +184,8 @@ def tuned(study):
         )  # fmt: skip
     part = Table(
         "tuned", "The cheapest plan within a tenth of a point",
-        "`tune` chose the plan on the first half of the queries; both are judged on the other "
-        "half.", header, table, records,
+        f"`tune` chose the plan on at most {study.options.plan_queries:,} test images of one half; "
+        "it and exact search are judged on as many of the other half.", header, table, records,
     )  # fmt: skip
     return part, claims.fraction_of_the_cost(
         "Shortlist and rerank equal the full width with a fraction of the MFLOPs (mAP@10, plan "

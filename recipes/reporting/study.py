@@ -16,7 +16,7 @@ from mrl_keras import NestingDims
 from mrl_keras.data.corruptions import CORRUPTIONS, corrupt
 from mrl_keras.evaluation import ResultCache
 from mrl_keras.retrieval import exact_search
-from reporting.runs import TrainedRun
+from reporting.runs import METHODS, TrainedRun
 
 NEIGHBOURS = 100
 
@@ -28,6 +28,7 @@ class Options:
     Args:
         probe_examples: int, at most so many training examples for linear probes.
         corruption_examples: int, at most so many test images for corruptions.
+        plan_queries: int, at most so many test images as queries of plans.
         splits: int, random splits of the cascade.
         tuning: bool, whether plans are tuned on half of the queries.
         timing: bool, whether searches are timed.
@@ -35,6 +36,7 @@ class Options:
 
     probe_examples: int = 10_000
     corruption_examples: int = 2_000
+    plan_queries: int = 2_000
     splits: int = 30
     tuning: bool = True
     timing: bool = True
@@ -44,14 +46,18 @@ class Study:
     """All runs of a report.
 
     Args:
-        runs: list of `TrainedRun`.
+        runs: list of `TrainedRun`s, an MRL run among them; kept by method, dim and seed.
         cache: `ResultCache`.
         options: `Options`.
     """
 
     def __init__(self, runs, cache: ResultCache, options: Options):
-        self.runs, self.cache, self.options = list(runs), cache, options
-        first = next(run for run in runs if run.method == "MRL")
+        order = {method: place for place, method in enumerate(METHODS.values())}
+        self.runs = sorted(
+            runs, key=lambda run: (order.get(run.method, len(order)), run.dims.width, run.seed)
+        )
+        self.cache, self.options = cache, options
+        first = self.runs[0]
         self.dims: NestingDims = first.dims
         self.all_dims: NestingDims = first.dims.with_interpolated()
         self._models = functools.lru_cache(maxsize=1)(self._restored)

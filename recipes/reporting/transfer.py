@@ -31,7 +31,7 @@ def few_shot_page(study) -> Page:
     panels = {f"{n}-shot": found[n] for n in (shots[0], shots[-1])}
     parts.append(dims_figure(
         "few_shot_figure", "Few-shot accuracy over the dims",
-        "A longer prefix helps little once the shots decide.", f"few_shot_{shots[0]}",
+        "Accuracy with the fewest and with the most shots.", f"few_shot_{shots[0]}",
         panels, study.dims, "accuracy (%)", share_y=True,
     ))  # fmt: skip
     verdicts = []
@@ -100,7 +100,7 @@ def robustness_page(study) -> Page:
         ),
         dims_figure(
             "robustness_figure", "Clean and corrupted accuracy over the dims",
-            "Corruption costs a prefix about what it costs the full width.", "robustness",
+            "The gap between the panels is what corruption costs at each dim.", "robustness",
             {"clean": clean, "corrupted": overall}, study.dims, "top-1 accuracy (%)", share_y=True,
         ),
         _kinds_table(study, right),
@@ -160,6 +160,6 @@ def _kinds_table(study, right):
             rows.append([kind.replace("_", " "), j + 1, *cells])
     return Table(
         "robustness_kinds", "Every kind and severity",
-        "MRL's accuracy at the lowest dim and at the full width falls together.",
+        "MRL's accuracy at the lowest dim and at the full width.",
         header, rows, records,
     )  # fmt: skip

@@ -188,7 +188,8 @@ def test_the_runs_of_a_report():
     assert dims == [2, 4, 8, 16]
     found = report_runs.commands(options, dims)
     assert list(found)[:4] == ["mrl_seed0", "mrl_e_seed0", "ff16_seed0", "ff2_seed0"]
-    assert len(found) == 2 * (2 + 4)
+    assert len(found) == 2 * (2 + 4 + 1)
+    assert found["slim_seed0"][0] == "--config.head=slimmable"
     assert found["ff8_seed3"] == [
         "--config.head=ff", "--config.ff_dim=8", "--config.seed=3", "--config.steps=4",
         "--config.optimizer.warmup_steps=1",
@@ -207,8 +208,9 @@ def test_finished_runs_are_not_trained_again(runs, monkeypatch, capsys):
 
     monkeypatch.setattr(report_runs.subprocess, "run", start)
     given = ["--config", f"{CONFIG}:tiny", "--out", str(runs), "--seeds", "0"]
-    report_runs.main([*given, "--steps", "4", "--dims", "2", "4"])
+    three = ["--heads", "mrl", "mrl_e", "ff"]
+    report_runs.main([*given, "--steps", "4", "--dims", "2", "4", *three])
     assert started == [f"--workdir={runs / 'ff4_seed0'}"]
-    assert "--steps 4 --dims 2 4" in (runs / "command.txt").read_text()
+    assert "--steps 4 --dims 2 4 --heads" in (runs / "command.txt").read_text()
     with pytest.raises(SystemExit, match="was trained with steps=4, not 8"):
         report_runs.main([*given, "--steps", "8"])
