@@ -74,6 +74,7 @@ def parse_arguments(arguments=None):
     add("--out", type=pathlib.Path, required=True, help="folder to write")
     add("--cache", default="runs/report-cache", help="folder of what was computed of a run")
     add("--skip_unfinished", action="store_true", help="leave out runs that are still in training")
+    add("--database", type=int, default=0, help="training images to search and fit on; 0 is all")
     add("--probe_examples", type=int, default=10_000, help="training images of linear probes")
     add("--corruption_examples", type=int, default=2_000, help="test images to corrupt")
     add("--plan_queries", type=int, default=2_000, help="test images as queries of plans")
@@ -82,7 +83,7 @@ def parse_arguments(arguments=None):
     add("--timing", action=argparse.BooleanOptionalAction, default=True, help="time searches")
     options = parser.parse_args(arguments)
     counts = ("probe_examples", "corruption_examples", "plan_queries")
-    for name, least in (*((name, 1) for name in counts), ("splits", 2)):
+    for name, least in (*((name, 1) for name in counts), ("splits", 2), ("database", 0)):
         if getattr(options, name) < least:
             parser.error(f"--{name} must be at least {least}, not {getattr(options, name)}")
     return options, parser

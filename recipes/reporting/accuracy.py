@@ -222,7 +222,7 @@ def _about(study):
     return (
         f"Measured on the {test:,} test images. Linear: the trained classifier of each prefix; "
         "MRL-E slices its classifier at interpolated dims (~). 1-NN: cosine of prefixes against "
-        f"all {train:,} training images. Probes (LP) are logistic regressions on {probed:,} "
+        f"{train:,} training images. Probes (LP) are logistic regressions on {probed:,} "
         "training images. SVD, PCA, Rand. FS, JL and Truncation reduce the embedding of "
         f"FF-{study.dims.width}, fitted on training data only; linear SVD is of its classifier's "
         "weights, whose rank the number of classes bounds; linear Truncation keeps the first rows "

@@ -26,6 +26,8 @@ class Options:
     """How much is measured.
 
     Args:
+        database: int, at most so many training images as the database of searches and shots, and
+            to fit on; 0 is all.
         probe_examples: int, at most so many training examples for linear probes.
         corruption_examples: int, at most so many test images for corruptions.
         plan_queries: int, at most so many test images as queries of plans.
@@ -34,6 +36,7 @@ class Options:
         timing: bool, whether searches are timed.
     """
 
+    database: int = 0
     probe_examples: int = 10_000
     corruption_examples: int = 2_000
     plan_queries: int = 2_000
@@ -136,6 +139,7 @@ class Study:
 
         def compute():
             task, model = self._models(run)
+            task.config.evaluation.database = self.options.database
             names, values = zip(*task.evaluate(model), strict=True)
             return {"names": np.array(names), "values": np.array(values, "float64")}
 
@@ -154,7 +158,8 @@ class Study:
             self.neighbours(run)
 
     def _arrays(self, what, run, key, compute):
-        return self.cache.arrays({"what": what, "run": _fingerprint(run), **key}, compute)
+        parts = {"what": what, "run": _fingerprint(run), "database": self.options.database}
+        return self.cache.arrays({**parts, **key}, compute)
 
     def _restored(self, run):
         keras.backend.clear_session()
@@ -164,7 +169,8 @@ class Study:
         task, model = self._models(run)
         encoder, head, data = encoder_of(model), model.get_layer("head"), run.run.config.data
         test, labels = task.predict(encoder, task.source.test, data.eval_split)
-        train, train_labels = task.predict(encoder, task.source.train, data.train_split)
+        most = self.options.database
+        train, train_labels = task.predict(encoder, task.source.train, data.train_split, most)
         kernel = np.asarray(head.kernels[-1])
         bias = np.zeros(kernel.shape[1]) if head.biases is None else np.asarray(head.biases[-1])
         found = {

@@ -22,6 +22,7 @@ Configuration keys beside those that all tasks share:
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -288,11 +289,16 @@ def _tfds(config):
     if data.augment == "random_resized_crop":
         raise ValueError("'random_resized_crop' is for streamed sets: set `data.in_memory` False.")
     most = data.max_examples or None
-    train, test = (
-        read_split(builder, split, max_examples=most)
-        for split in (data.train_split, data.eval_split)
-    )
+    splits = data.train_split, data.eval_split
+    train, test = _splits_in_memory(data.name, data.data_dir, splits, most)
     return Source(classes, train.images.shape[1:], train, test, builder)
+
+
+@functools.lru_cache(maxsize=1)
+def _splits_in_memory(name, data_dir, splits, most):
+    """The `LabelledImages` of splits, read once where several runs of one set are opened."""
+    builder = image_set(name, data_dir or None, image_shape_needed=True)
+    return [read_split(builder, split, max_examples=most) for split in splits]
 
 
 def _streamed_shape(config):
