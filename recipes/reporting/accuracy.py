@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import tqdm
 
@@ -17,6 +19,7 @@ from mrl_keras.evaluation import among_votes, linear_probe_accuracy
 from mrl_keras.evaluation.linear import among_top
 from mrl_keras.retrieval import exact_search
 from reporting import claims
+from reporting.fit import training_accuracy, why_below
 from reporting.measured import Measured
 from reporting.pages import Page, dims_figure, dims_table
 
@@ -33,7 +36,7 @@ PROBED = {"Rand. LP": RandomFeatures, "PCA, LP": PCA, "JL, LP": RandomProjection
 
 def page(study) -> Page:
     linear, nearest = linear_accuracy(study), nearest_accuracy(study)
-    probes = probe_accuracy(study)
+    probes, fit = probe_accuracy(study), training_accuracy(study)
     baselines, left_out = baseline_accuracy(study)
     slim, missing = slimmable_accuracy(study)
     left_out = [*left_out, *missing, *_missing_methods(study)]
@@ -43,8 +46,11 @@ def page(study) -> Page:
         "accuracy",
         "Accuracy at every prefix (Tables 1, 2, 4, 5; Figures 2, 3)",
         _about(study),
-        _parts(study, (linear, linear_all), (nearest, nearest_all), probes),
-        _verdicts(study, linear, nearest, probes, baselines),
+        [
+            *_parts(study, (linear, linear_all), (nearest, nearest_all), probes),
+            *_fit_part(study, fit),
+        ],
+        _verdicts(study, (linear, fit), nearest, probes, baselines),
         left_out,
     )
 
@@ -284,16 +290,28 @@ def _panels(own, everything):
     return {"trained with prefixes or at one dim": own, "with the baselines": everything}
 
 
+def _fit_part(study, fit):
+    if fit:
+        yield dims_table(
+            "fit", "Accuracy on the training images of the last epoch",
+            "Augmented images, while the weights still move: a model below another one here too is "
+            "fitted less, not overfitted.", fit, study.dims,
+        )  # fmt: skip
+
+
 def _verdicts(study, linear, nearest, probes, baselines):
+    linear, fit = linear
     kinds = {"linear": linear, "1-NN": nearest}
     found = []
     for kind, systems in kinds.items():
         if "FF" not in systems:
             continue
-        found.append(claims.at_least_as_accurate(
-            f"MRL is at least as accurate as FF at every dim, within the noise ({kind})",
-            systems["MRL"], systems["FF"],
-        ))  # fmt: skip
+        sides = systems["MRL"], systems["FF"]
+        least = claims.at_least_as_accurate(
+            f"MRL is at least as accurate as FF at every dim, within the noise ({kind})", *sides
+        )
+        why = why_below(*sides, fit.get("MRL", {}), fit.get("FF", {}))
+        found.append(dataclasses.replace(least, numbers=least.numbers + why))
         found.append(claims.better_at_the_lowest(
             f"MRL is more accurate than FF at the lowest dim ({kind})",
             systems["MRL"], systems["FF"],

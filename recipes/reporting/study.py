@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import tqdm
 from tasks.image_classification import encoder_of, head_logits
-from training import restored
+from training import prepared, restored
 
 from mrl_keras import NestingDims
+from mrl_keras.data import class_names
 from mrl_keras.data.corruptions import CORRUPTIONS, corrupt
 from mrl_keras.evaluation import ResultCache
 from mrl_keras.retrieval import exact_search
@@ -64,6 +65,7 @@ class Study:
         self.dims: NestingDims = first.dims
         self.all_dims: NestingDims = first.dims.with_interpolated()
         self._models = functools.lru_cache(maxsize=1)(self._restored)
+        self._task = functools.lru_cache(lambda: prepared(self.runs[0].run.config))
 
     def of(self, method: str) -> dict[int, TrainedRun]:
         """{seed: run} of a method that has one run for each seed, such as "MRL"."""
@@ -120,15 +122,15 @@ class Study:
         return run.dims if run.method == "FF" else self.all_dims
 
     def images(self):
-        """(test images, labels, class names) or None, where the data set is streamed."""
-        task, _ = self._models(self.runs[0])
-        return task.source.test
+        """The test images as `LabelledImages`, or None where the data set is streamed."""
+        return self._task().source.test
 
     def class_names(self) -> list[str]:
-        builder = self._models(self.runs[0])[0].source.builder
-        if builder is None:
-            return [f"class {i}" for i in range(self._models(self.runs[0])[0].source.classes)]
-        return list(builder.info.features["label"].names)
+        """The classes, by number."""
+        source = self._task().source
+        if source.builder is None:
+            return [f"class {i}" for i in range(source.classes)]
+        return list(class_names(source.builder))
 
     def values(self, what, run, key, compute) -> dict[str, np.ndarray]:
         """Anything else computed of one run, cached by `key` and by the source of `compute`."""

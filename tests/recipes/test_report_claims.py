@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from reporting import claims
+from reporting.fit import why_below
 from reporting.measured import Difference, Measured, difference
 
 
@@ -116,3 +117,16 @@ def test_falls_less():
     found = claims.falls_less("", {2: shares(20), 64: shares(95)}, classes)
     assert not found.holds
     assert "78.9 % of it is lost, against 50.0 %" in found.numbers
+
+
+@pytest.mark.parametrize(
+    ("fit", "text"),
+    [(0.6, "fitted it less, it is not overfitted"), (0.8, "fitted as well and generalises less")],
+)
+def test_why_below(fit, text):
+    ours, theirs, their_fit = {2: shares(40)}, {2: shares(60)}, {2: Measured({0: 0.7})}
+    found = why_below(ours, theirs, {2: Measured({0: fit})}, their_fit)
+    assert text in found
+    assert f"2: {100 * (fit - 0.7):+.2f}" in found
+    assert why_below(theirs, ours, their_fit, their_fit) == ""
+    assert why_below(ours, theirs, {}, {}) == ""
