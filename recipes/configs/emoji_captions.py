@@ -1,6 +1,6 @@
 """A dual encoder of emoji and their captions, in minutes on 2 CPU cores: M = 8, 16, ..., 128.
 
-python recipes/train.py --config recipes/configs/emoji_captions.py --workdir runs/emoji
+    python recipes/train.py --config recipes/configs/emoji_captions.py --workdir runs/emoji
 
 1,102 images and their 2 to 21 captions train, 275 test. A training text is a drawn number of up to
 8 drawn captions of its image; evaluation joins all captions of an image to one text, so that chance

@@ -1,7 +1,22 @@
 """A text embedder on pairs of sentences, in minutes on 2 CPU cores: M = 8, 16, ..., 128.
 
-python recipes/train.py --config recipes/configs/sts_text_embedder.py --workdir runs/sts
-... --config.objective=contrastive   # in-batch negatives, pairs of score 4 and more positive
+    python recipes/train.py --config recipes/configs/sts_text_embedder.py --workdir runs/sts
+    ... --config.objective=contrastive   # in-batch negatives, pairs of score 4 and more positive
+
+Spearman's correlation of cosine and score, times 100, on the 3,000 test pairs, seed 0 (one seed so
+far, so no range):
+
+    dims         8     16     32     64    128
+    trained  49.68  58.86  64.36  67.39  68.02
+
+At the interpolated dims 12, 24, 48, 96: 55.77, 62.60, 66.13, 68.21. For comparison, from the same
+run: the network before training 55.63 (at 128 dims), the cosine of the sentences' common words
+66.73, and with words weighted by how rare they are in the training sentences (tf-idf) 72.12. So
+9,092 pairs alone teach a small BERT more than common words say from 64 dims up, and less than
+tf-idf does at any. The contrastive objective was not measured beside it.
+
+Training took 219 CPU seconds, reading included, and learning the vocabulary 28 more, on two cores
+that did other work at the same time.
 """
 
 import ml_collections
