@@ -18,18 +18,21 @@ from evaluate import evaluate_run
 from ml_collections import config_flags
 from training import Run, run_main, train
 
-from mrl_keras.distribution import STRATEGIES
+from mrl_keras.distribution import STRATEGIES, split_cpu
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "path of a config, with :tiny for its tiny mode")
 flags.DEFINE_string("workdir", None, "folder of the run")
 flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "how to use several devices")
 flags.DEFINE_string("tpu", None, "name of the TPU, for --strategy=tpu")
+flags.DEFINE_integer("logical_cpus", 1, "split the CPU, to try --strategy=mirrored without GPUs", 1)
 flags.DEFINE_bool("evaluate", True, "evaluate at the end, where one process trained")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(options):
+    if options.logical_cpus > 1:
+        split_cpu(options.logical_cpus)
     train(options.config, options.workdir, options.strategy, options.tpu)
     if options.evaluate and options.strategy == "one_device":
         evaluate_run(Run.open(options.workdir))

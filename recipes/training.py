@@ -11,6 +11,7 @@ import keras
 import ml_collections
 import psutil
 import tensorflow as tf
+from finetuning import initialise, unfreeze
 from optimizers import optimizer
 from tasks import task
 
@@ -94,8 +95,9 @@ def prepared(config, workdir=None):
 
 
 def compiled(config, the_task):
-    """The task's model, compiled by the config."""
+    """The task's model, with the parts frozen that the config freezes, compiled."""
     model = the_task.model()
+    unfreeze(config, model)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True  # statistics of the whole batch, where replicas share it
@@ -126,6 +128,8 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
         the_task = prepared(config, run.workdir)
         model = compiled(config, the_task)
         start = run.checkpoints.restore(model)
+        if not start:
+            initialise(config, model, Run.open)
     if chief:
         run.write_json("config.json", config.to_dict())
     if start >= config.steps:
@@ -228,7 +232,7 @@ def run_main(main, flags):
             raise app.UsageError(f"Unknown arguments: {arguments[1:]}.")
         try:
             main(flags)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OSError) as error:
             raise SystemExit(f"error: {error}") from error
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
             raise SystemExit(
@@ -237,4 +241,16 @@ def run_main(main, flags):
                 "--workdir: they go on from the newest checkpoint."
             ) from error
 
-    app.run(guarded)
+    def parsed(arguments):
+        try:
+            return app.parse_flags_with_usage(arguments)
+        except (AttributeError, KeyError) as error:  # of ml_collections, for a name it lacks
+            name = str(error).strip("\"'").splitlines()[0]
+            raise SystemExit(
+                f"error: {name!r} is no name in this config. Its file in recipes/configs/, and the "
+                "*_defaults.py there, have them all."
+            ) from error
+        except (ValueError, TypeError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+
+    app.run(guarded, flags_parser=parsed)

@@ -6,7 +6,7 @@ The only part of the package that knows replicas.
 from mrl_keras.distribution.checkpoints import Checkpoints
 from mrl_keras.distribution.fit import DistributedModel, distributed, global_batches
 from mrl_keras.distribution.gather import gather
-from mrl_keras.distribution.strategies import STRATEGIES, is_chief, strategy
+from mrl_keras.distribution.strategies import STRATEGIES, is_chief, split_cpu, strategy
 
 __all__ = [
     "STRATEGIES",
@@ -16,5 +16,6 @@ __all__ = [
     "gather",
     "global_batches",
     "is_chief",
+    "split_cpu",
     "strategy",
 ]

@@ -68,6 +68,9 @@ class Checkpoints:
 
         Returns:
             The path.
+
+        Raises:
+            OSError: it can't be written, such as on a full disk. The older ones stay.
         """
         arrays = {key: _array(variable) for key, variable in _variables(model).items()}
         path = self.path(step)
@@ -79,11 +82,18 @@ class Checkpoints:
             key: value.view("uint16") if value.dtype == ml_dtypes.bfloat16 else value
             for key, value in arrays.items()
         }
-        with atomic_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, about=np.frombuffer(about.encode(), "uint8"), **plain)
-            file.flush()
-            os.fsync(file.fileno())
-        _flush_directory(self.directory)
+        try:
+            with atomic_file(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, about=np.frombuffer(about.encode(), "uint8"), **plain)
+                file.flush()
+                os.fsync(file.fileno())
+            _flush_directory(self.directory)
+        except OSError as error:
+            newest = f"step {self.steps()[-1]}" if self.steps() else "the beginning"
+            raise OSError(
+                f"The checkpoint {path} can't be written: {error.strerror or error}. Make room "
+                f"and start again with the same work directory: it goes on from {newest}."
+            ) from error
         for old in self.steps()[: -self.keep]:
             self.path(old).unlink(missing_ok=True)
         return path
@@ -105,15 +115,7 @@ class Checkpoints:
         if not steps:
             return 0
         path = self.path(steps[-1])
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                saved = {key: file[key] for key in file.files}
-            about = json.loads(saved.pop("about").tobytes())
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"The checkpoint {path} is damaged ({type(error).__name__}). Remove it to go on "
-                f"from {'step ' + str(steps[-2]) if steps[1:] else 'the beginning'}."
-            ) from error
+        about, saved = self._read(steps[-1])
         difference = config_difference(about["config"], self.config)
         if difference:
             raise ValueError(
@@ -129,10 +131,38 @@ class Checkpoints:
                     f"shape {tuple(variable.shape)} it has {found}."
                 )
         for key, variable in variables.items():
-            dtype = about["dtypes"][key]
-            value = saved[key].view(ml_dtypes.bfloat16) if dtype == "bfloat16" else saved[key]
-            variable.assign(value)
+            variable.assign(saved[key])
         return about["step"]
+
+    def model_arrays(self):
+        """The variables of the model in the newest checkpoint, in the model's order.
+
+        Raises:
+            ValueError: no checkpoint, or a damaged one.
+        """
+        steps = self.steps()
+        if not steps:
+            raise ValueError(f"There is no checkpoint in {self.directory}.")
+        _, saved = self._read(steps[-1])
+        names = [key for key in saved if key.startswith("model.")]
+        return [saved[key] for key in sorted(names, key=lambda key: int(key.split(".")[1]))]
+
+    def _read(self, step):
+        """(about, {key: array}) of a checkpoint."""
+        path, steps = self.path(step), self.steps()
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                saved = {key: file[key] for key in file.files}
+            about = json.loads(saved.pop("about").tobytes())
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"The checkpoint {path} is damaged ({type(error).__name__}). Remove it to go on "
+                f"from {'step ' + str(steps[-2]) if steps[1:] else 'the beginning'}."
+            ) from error
+        for key, dtype in about["dtypes"].items():
+            if dtype == "bfloat16":
+                saved[key] = saved[key].view(ml_dtypes.bfloat16)
+        return about, saved
 
 
 def config_difference(saved, wanted, prefix=""):

@@ -5,6 +5,8 @@ import os
 
 import tensorflow as tf
 
+from mrl_keras.checks import whole_number
+
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 
@@ -46,6 +48,25 @@ def strategy(name="one_device", tpu=None):
         _check_tf_config(os.environ.get("TF_CONFIG"))
         return tf.distribute.MultiWorkerMirroredStrategy()
     return _tpu_strategy(tpu)
+
+
+def split_cpu(count):
+    """Make several logical CPUs of the one, so that "mirrored" has replicas without GPUs.
+
+    Args:
+        count: int.
+
+    Raises:
+        ValueError: TensorFlow has run something already.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * whole_number(count, "`count`")
+    try:
+        tf.config.set_logical_device_configuration(cpu, parts)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The CPU must be split before TensorFlow runs anything else: {error}"
+        ) from error
 
 
 def is_chief(strategy):

@@ -2,6 +2,7 @@
 
 from mrl_keras.models.backbones import image_backbone
 from mrl_keras.models.dual_encoder import bert_tower, dual_encoder, towers
+from mrl_keras.models.finetuning import load_backbone, part_names, train_only
 from mrl_keras.models.garden_image import GardenResNet, GardenViT
 from mrl_keras.models.garden_text import GardenBert
 from mrl_keras.models.global_contrastive import (
@@ -39,14 +40,17 @@ __all__ = [
     "dual_encoder",
     "image_backbone",
     "image_classifier",
+    "load_backbone",
     "mask_filler",
     "masked_lm",
     "masked_lm_at",
     "masked_lm_embedder",
+    "part_names",
     "resnet",
     "sentence_pairs",
     "small_convnet",
     "small_resnet",
     "text_embedder",
     "towers",
+    "train_only",
 ]

@@ -21,7 +21,10 @@ def image_backbone(name, image_shape, **options):
             "garden:vit", or "applications:NAME" for a network of `keras.applications`.
         image_shape: (height, width, channels); height and width may be None where the network
             takes any.
-        **options: what that network takes, such as `width`.
+        **options: what that network takes, such as `width`. For "applications:NAME" also
+            `preprocessing`: "own" is what Keras trained that network with, "channels" subtracts
+            ImageNet's mean of each channel and divides by its deviation. Default "own" with
+            pretrained `weights`, "channels" without.
 
     Returns:
         `keras.Model`: (batch, height, width, channels) -> (batch, d).
@@ -50,7 +53,12 @@ def image_backbone(name, image_shape, **options):
         if kind == "applications" and hasattr(keras.applications, of):
             made = getattr(keras.applications, of)
             options = {"weights": None, **options}
+            kind = options.pop("preprocessing", "own" if options["weights"] else "channels")
+            if kind not in ("own", "channels"):
+                raise ValueError(f"`preprocessing` must be own or channels. Received {kind!r}.")
             network = made(include_top=False, pooling="avg", input_shape=image_shape, **options)
+            if kind == "own":
+                return _preprocessed(network, image_shape, made)
             return _normalized(network, image_shape)
     except TypeError as error:
         raise ValueError(f"The backbone {name!r} does not take {options}: {error}") from error
@@ -63,4 +71,14 @@ def _normalized(network, image_shape):
     images = keras.Input(image_shape, name="images")
     variance = [deviation**2 for deviation in IMAGENET_DEVIATION]
     x = keras.layers.Normalization(mean=IMAGENET_MEAN, variance=variance)(images)
+    return keras.Model(images, network(x), name=network.name)
+
+
+def _preprocessed(network, image_shape, made):
+    """`network` behind the `preprocess_input` that `keras.applications` has beside `made`."""
+    images = x = keras.Input(image_shape, name="images")
+    for module in vars(keras.applications).values():
+        if getattr(module, made.__name__, None) is made:
+            x = module.preprocess_input(images)
+            break  # MobileNetV3 has none: it scales inside
     return keras.Model(images, network(x), name=network.name)

@@ -172,7 +172,8 @@ BLOCKS = ("ResidualBlock", "BottleneckBlock")
 class GardenViT(GardenBackbone):
     """Model Garden's VisionTransformer as a Keras layer. The defaults are ViT-B/16 at 224 px.
 
-    Stages: "stem" (patches), "block0", "block1", ...
+    Stages: "stem" (patches, class token, positions), "block0", "block1", ..., and "norm", the last
+    layer normalisation.
 
     Args:
         patch_size: int, pixels of a patch's side; it divides the image's sides. Default 16.
@@ -282,7 +283,7 @@ class GardenViT(GardenBackbone):
         parts = [encoder._pos_embed]
         stem = [layer for layer in layers[: layers.index(encoder)] if layer.weights]
         blocks = {f"block{i}": [block] for i, block in enumerate(encoder._encoder_layers)}
-        return {"stem": stem + parts, **blocks}
+        return {"stem": stem + parts, **blocks, "norm": [encoder._norm]}
 
     def compute_output_shape(self, input_shape):
         patches = (self.image_shape[0] // self.patch_size) * (

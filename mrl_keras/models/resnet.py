@@ -70,7 +70,10 @@ def resnet(
 
     Returns:
         `keras.Model`: raw images (batch, height, width, 3), 0 to 255, -> the mean over the image
-        of the last stage (batch, d), with d four times the last of `filters`: 2048.
+        of the last stage (batch, d), with d four times the last of `filters`: 2048. Its layers
+        are named "stem_conv", "stage2_block0_conv1", ..., "stage5_block2_conv3" (stages as conv2
+        to conv5 of the ResNet paper: torchvision's layer4.2 is "stage5_block2"), with "_bn"
+        behind for their batch normalisations, and "stage2_block0_shortcut", ...
 
     Raises:
         ValueError: numbers out of range, or not as many `blocks` as `filters`.
@@ -97,12 +100,13 @@ def resnet(
     images = keras.Input(image_shape, name="images")
     variance = [deviation**2 for deviation in IMAGENET_DEVIATION]
     x = keras.layers.Normalization(mean=IMAGENET_MEAN, variance=variance)(images)
-    x = build.activated(build.convolution(x, filters[0], 7, 2))
+    x = build.activated(build.convolution(x, "stem_conv", filters[0], 7, 2))
     x = keras.layers.ZeroPadding2D(1)(x)  # of what ReLU gives, zero is the least
     x = keras.layers.MaxPooling2D(3, 2)(x)
     for stage, (count, channels) in enumerate(zip(blocks, filters, strict=True)):
         for block in range(count):
-            x = build.block(x, channels, 2 if stage and not block else 1, new=not block)
+            name = f"stage{stage + 2}_block{block}"
+            x = build.block(x, name, channels, 2 if stage and not block else 1, new=not block)
     x = keras.layers.GlobalAveragePooling2D(name="embedding")(x)
     return keras.Model(images, x, name="resnet")
 
@@ -111,27 +115,32 @@ class _Builder:
     def __init__(self, blur_pool, synchronized):
         self.blur_pool, self.synchronized = blur_pool, synchronized
 
-    def convolution(self, x, channels, size, strides=1):
-        """Convolution, padded alike on both sides, and batch normalisation."""
+    def convolution(self, x, name, channels, size, strides=1):
+        """Convolution `name`, padded alike on both sides, and batch normalisation `name`_bn."""
         if self.blur_pool and strides > 1 and x.shape[-1] >= 16:
             x = Blur()(x)
         if size > 1:
             x = keras.layers.ZeroPadding2D(size // 2)(x)
         initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
         x = keras.layers.Conv2D(
-            channels, size, strides=strides, use_bias=False, kernel_initializer=initializer
+            channels,
+            size,
+            strides=strides,
+            use_bias=False,
+            kernel_initializer=initializer,
+            name=name,
         )(x)
         return keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, synchronized=self.synchronized
+            momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, name=f"{name}_bn"
         )(x)
 
     @staticmethod
     def activated(x):
         return keras.layers.ReLU()(x)
 
-    def block(self, x, channels, strides, new):
-        shortcut = self.convolution(x, 4 * channels, 1, strides) if new else x
-        x = self.activated(self.convolution(x, channels, 1))
-        x = self.activated(self.convolution(x, channels, 3, strides))
-        x = self.convolution(x, 4 * channels, 1)
+    def block(self, x, name, channels, strides, new):
+        shortcut = self.convolution(x, f"{name}_shortcut", 4 * channels, 1, strides) if new else x
+        x = self.activated(self.convolution(x, f"{name}_conv1", channels, 1))
+        x = self.activated(self.convolution(x, f"{name}_conv2", channels, 3, strides))
+        x = self.convolution(x, f"{name}_conv3", 4 * channels, 1)
         return self.activated(keras.layers.Add()([x, shortcut]))

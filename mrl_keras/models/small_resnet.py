@@ -26,7 +26,9 @@ def small_resnet(
         stem_strides: int, 1 or 2; 2 computes everything at half the resolution. Default 1.
 
     Returns:
-        `keras.Model`: raw images (batch, height, width, channels) -> (batch, d).
+        `keras.Model`: raw images (batch, height, width, channels) -> (batch, d). Its layers are
+        named "stem_conv", "stage2_block0_conv1", "stage3_down", ..., "embedding", with "_bn"
+        behind for their batch normalisations.
 
     Raises:
         ValueError: a number out of range, or no stage.
@@ -47,20 +49,23 @@ def small_resnet(
         raise ValueError(f"`stem_strides` must be 1 or 2. Received {stem_strides!r}.")
     images = keras.Input(image_shape, name="images")
     x = keras.layers.Rescaling(4.0 / max_value, offset=-2.0)(images)
-    x = _activated(_convolution(x, filters[0], strides=stem_strides))
+    x = _activated(_convolution(x, "stem_conv", filters[0], strides=stem_strides))
     for stage, channels in enumerate(filters):
+        name = f"stage{stage + 2}"
         if stage:
-            x = _activated(_convolution(x, channels, strides=2))
-        for _ in range(blocks):
-            branch = _activated(_convolution(x, channels))
-            branch = _convolution(branch, channels, gamma_initializer="zeros")
+            x = _activated(_convolution(x, f"{name}_down", channels, strides=2))
+        for block in range(blocks):
+            branch = _activated(_convolution(x, f"{name}_block{block}_conv1", channels))
+            branch = _convolution(
+                branch, f"{name}_block{block}_conv2", channels, gamma_initializer="zeros"
+            )
             x = _activated(keras.layers.Add()([x, branch]))
     x = keras.layers.GlobalAveragePooling2D()(x)
     embedding = keras.layers.Dense(width, name="embedding")(x)
     return keras.Model(images, embedding, name="small_resnet")
 
 
-def _convolution(x, channels, strides=1, gamma_initializer="ones"):
+def _convolution(x, name, channels, strides=1, gamma_initializer="ones"):
     x = keras.layers.Conv2D(
         channels,
         3,
@@ -68,8 +73,11 @@ def _convolution(x, channels, strides=1, gamma_initializer="ones"):
         padding="same",
         use_bias=False,
         kernel_initializer="he_normal",
+        name=name,
     )(x)
-    return keras.layers.BatchNormalization(momentum=0.9, gamma_initializer=gamma_initializer)(x)
+    return keras.layers.BatchNormalization(
+        momentum=0.9, gamma_initializer=gamma_initializer, name=f"{name}_bn"
+    )(x)
 
 
 def _activated(x):

@@ -15,6 +15,8 @@ def defaults():
     config.gradient_accumulation = 1
     config.jit_compile = False
     config.checkpoint_every = 1000
+    config.init_from = ""
+    config.unfrozen = ""
 
     config.head = "mrl"
     config.nesting_dims = ()

@@ -99,6 +99,9 @@ class Task:
         options = plain(model.options)
         if model.width:
             options["width"] = model.width
+        pretrained = self.config.get("init_from") == "imagenet"
+        if pretrained and model.backbone.startswith("applications:"):
+            options["preprocessing"] = "own"
         backbone = image_backbone(model.backbone, self.source.image_shape, **options)
         width = backbone.output_shape[-1]
         if self.config.head == "ff" and self.config.ff_dim > width:

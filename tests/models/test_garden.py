@@ -102,6 +102,13 @@ def test_regularisation_arrives_once(kind):
 
 
 @each
+def test_every_variable_is_in_one_stage(kind):
+    _, backbone, _ = classifier(kind)
+    inside = [id(v) for stage in backbone.stages for v in backbone.stage_variables(stage)]
+    assert sorted(inside) == sorted(id(v) for v in backbone.variables)
+
+
+@each
 def test_frozen_stages_stay_as_they_are(kind):
     model, backbone, data = classifier(kind)
     first, last = backbone.stages[0], backbone.stages[-1]
