@@ -68,23 +68,18 @@ def sized_config(name, size, precision):
     config = importlib.import_module(f"configs.{name}").get_config("tiny" if size == "tiny" else "")
     config.precision = precision
     if size == "full":
-        made = importlib.import_module(f"configs.{name}").get_config("tiny").data.name
-        config.data.name = made
-        images = config.get("image") or config.get("model")
-        if "made_shape" in config.data and images.backbone != "small_resnet":
-            _made_images_of_full_size(config)
+        config.data.name = "made"
+        if "made_shape" in config.data:
+            _made_images_of_full_size(config.data)
     return config
 
 
-def _made_images_of_full_size(config):
-    data = config.data
-    if not data.in_memory:
-        data.in_memory, data.augment, classes = True, "pad_crop_flip", 1000
-        data.made_shape = (max(data.resolution), max(data.resolution), 3)
-    else:
-        data.made_shape, classes = (32, 32, 3), 10
+def _made_images_of_full_size(data):
+    pixels, classes = (32, 10) if data.in_memory else (max(data.resolution), 1000)
+    data.made_shape = (pixels, pixels, 3)
     if "made_classes" in data:
         data.made_classes = classes
+    data.in_memory, data.augment = True, "pad_crop_flip"
 
 
 class Graphs:

@@ -212,7 +212,7 @@ class GardenViT(GardenBackbone):
     >>> vit(keras.Input((32, 32, 3))).shape
     (None, 16)
     >>> vit.stages
-    ('stem', 'block0', 'block1')
+    ('stem', 'block0', 'block1', 'norm')
 
     Source: arXiv 2010.11929.
     """
