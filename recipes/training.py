@@ -233,10 +233,10 @@ def run_main(main, flags):
         try:
             main(flags)
         except (ValueError, ImportError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
+            raise SystemExit(f"\nerror: {error}") from error  # a progress bar's line is not ended
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
             raise SystemExit(
-                "error: another worker was lost "
+                "\nerror: another worker was lost "
                 f"({error.message.splitlines()[0][:200]}). Start all workers again with the same "
                 "--workdir: they go on from the newest checkpoint."
             ) from error
