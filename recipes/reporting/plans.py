@@ -172,7 +172,7 @@ def tuned(study):
         chosen[seed], full[seed] = found["values"]
         ratio[seed] = float(found["costs"][0] / found["costs"][1])
         shown[seed] = [found["dims"].tolist(), found["sizes"].tolist(), *found["costs"].tolist()]
-    header = ["seed", "dims", "sizes", "MFLOPs", "full width's", "mAP@10", "full width's"]
+    header = ["seed", "dims", "sizes", "MFLOPs", "of full width", "mAP@10", "mAP@10 of full width"]
     table, records = [], []
     for seed, (dims, sizes, cost, whole) in shown.items():
         stages, kept = " → ".join(map(str, dims)), " → ".join(map(str, sizes))
