@@ -24,7 +24,6 @@ import dataclasses
 import importlib.metadata
 import os
 import pathlib
-import shlex
 import sys
 import tempfile
 import time
@@ -41,7 +40,7 @@ from retrieval_exact import measure_exact
 from retrieval_plot import plot_growth
 from retrieval_speed import BATCH, TOLERANCE, measure_speed
 from retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
-from timing import write_csv
+from timing import recorded_command, write_csv
 
 from mrl_keras import NestingDims
 from mrl_keras.files import atomic_file
@@ -94,10 +93,7 @@ def parse_arguments(arguments=None):
         options.exact_rows, options.exact_queries, options.seconds = 2000, 64, 0.2
         options.reorder_dim = min(options.reorder_dim, 32)
     given = sys.argv[1:] if arguments is None else arguments
-    folders = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    folders.add_argument("--cache"), folders.add_argument("--output")
-    _, recorded = folders.parse_known_args(given)  # where files lay says nothing about results
-    options.command = shlex.join(["python", "recipes/benchmarks/retrieval.py", *recorded])
+    options.command = recorded_command("retrieval.py", given)
     return options
 
 

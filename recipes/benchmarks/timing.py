@@ -12,12 +12,14 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import datetime
 import gc
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Hashable
@@ -62,6 +64,38 @@ def interleaved_medians(
     finally:
         gc.enable()
     return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
+def wall_and_processor(systems: dict[Hashable, Callable[[], object]], repeats: int) -> dict:
+    """Median seconds of one call of every system, by the clock and of all threads' processor time.
+
+    In turns, after one call that warms up. Processor time is what other programs on the same
+    cores disturb least.
+
+    Args:
+        systems: from names to functions without arguments.
+        repeats: rounds, an int of at least 1.
+
+    Returns:
+        A dict from the names to arrays (wall seconds, processor seconds).
+    """
+    spent = {name: [] for name in systems}
+    for turn in range(repeats + 1):
+        for name, call in systems.items():
+            cpu = time.process_time()
+            wall = _seconds_of(call)
+            if turn:
+                spent[name].append((wall, time.process_time() - cpu))
+    return {name: np.median(times, axis=0) for name, times in spent.items()}
+
+
+def recorded_command(script: str, given: list[str]) -> str:
+    """The command line of a benchmark, without `--cache` and `--output`: folders of one machine."""
+    folders = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    folders.add_argument("--cache"), folders.add_argument("--output")
+    return shlex.join(
+        ["python", f"recipes/benchmarks/{script}", *folders.parse_known_args(given)[1]]
+    )
 
 
 def write_csv(path, rows: list[dict]) -> None:

@@ -123,3 +123,19 @@ def test_a_tiny_run_writes_every_table_and_keeps_other_sizes(tmp_path):
     assert {row["what"] for row in tables["memory"]} == {"export peak", "disk", "loaded", "asked"}
     assert {row["met"] for row in tables["targets"]} <= {"True", "False"}
     assert (output / "growth.png").stat().st_size > 10_000
+
+
+def test_the_rerank_in_scann_is_timed_beside_the_one_over_blocks(siblings, tmp_path):
+    pytest.importorskip("scann")
+    sizes = "--n=1500 --width=32 --classes=20 --queries=64 --shortlist_dim=8 --reorder_dim=16"
+    plans = "--shortlist 60 --kept 20 --leaves=7 --repeats=1"
+    folders = [f"--cache={tmp_path / 'cache'}", f"--output={tmp_path / 'out'}"]
+    siblings("retrieval_reorder").main([*sizes.split(), *plans.split(), *folders])
+    with open(tmp_path / "out" / "reorder.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["first rerank in"] for row in rows] == ["blocks", "ScaNN"]
+    assert float(rows[0]["mAP@10"]) == pytest.approx(float(rows[1]["mAP@10"]), abs=2)
+    for row in rows:
+        assert float(row["processor_us_per_query"]) > 0
+        assert row["command"] == f"python recipes/benchmarks/retrieval_reorder.py {sizes} {plans}"
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
