@@ -13,6 +13,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
 
 RETRIEVE = "retrieve_embeddings"
 
@@ -20,6 +22,16 @@ RETRIEVE = "retrieve_embeddings"
 def load_op_library():
     folder = importlib.util.find_spec("scann").submodule_search_locations[0]
     tf.load_op_library(os.path.join(folder, "scann_ops", "cc", "_scann_ops.so"))
+
+
+def unknown_ops(path):
+    """The ops of a SavedModel that this process does not know, without its own functions."""
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0].graph_def
+    functions = graph.library.function
+    nodes = [*graph.node, *(node for function in functions for node in function.node_def)]
+    own = {function.signature.name for function in functions}
+    return sorted({n.op for n in nodes if op_def_registry.get(n.op) is None} - own)
 
 
 def status(key):
@@ -143,11 +155,16 @@ def main(cases_file, answers_file):
     with open(cases_file) as file:
         cases = json.load(file)
     queries, plan = np.array(cases["queries"], "float32"), cases["plan"]
-    load_op_library()
+    models = cases["models"]
     answers = {
-        "loader": {name: by_loader(path, queries, plan) for name, path in cases["models"].items()},
-        "session": {name: by_session(path, queries) for name, path in cases["models"].items()},
-        "race": race(cases["models"]["first"], queries, plan),
+        "unknown": {name: unknown_ops(path) for name, path in models.items()},
+        "alone": by_loader(models["plain"], queries, plan)["ids"],
+    }
+    load_op_library()
+    answers |= {
+        "loader": {name: by_loader(path, queries, plan) for name, path in models.items()},
+        "session": {name: by_session(path, queries) for name, path in models.items()},
+        "race": race(models["first"], queries, plan),
         "two": two_indexes(cases["two_indexes"], queries),
         "modules": sorted(set(sys.modules) & {"mrl_keras", "scann"}),
     }

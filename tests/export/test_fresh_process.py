@@ -89,6 +89,13 @@ def test_the_twin_answers_alike_by_both_loaders(fresh, expected):
     assert np.mean(ids == expected["first"].ids) > 0.6
 
 
+def test_the_twin_needs_tensorflow_alone(fresh):
+    """Answered before the process knew ScaNN's ops, and no op of its graph is a custom one."""
+    assert fresh["alone"] == fresh["loader"]["plain"]["ids"]
+    assert fresh["unknown"]["plain"] == []
+    assert fresh["unknown"]["first"] == ["Scann>ScannSearchBatched", "Scann>TensorsToScann"]
+
+
 def test_the_process_does_not_know_this_package(fresh):
     assert fresh["modules"] == []
 
