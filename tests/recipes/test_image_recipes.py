@@ -25,7 +25,7 @@ def get_config(name, mode="tiny", **changes):
     return config
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "resnet50_finetune", "cifar10_finetune"])
 def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_path):
     config = get_config(name)
     keras.utils.set_random_seed(0)
