@@ -79,9 +79,6 @@ def epochs_of_records(
     first_epoch, behind = divmod(start_step * batch_size, length)
 
     def epoch_records(epoch):
-        # The order is that of `seed` alone. With a global seed of 0, as `set_random_seed(0)` leaves
-        # it, `shuffle` could not even take a seed that is a tensor.
-        tf.compat.v1.get_default_graph().seed = 1
         order = shuffled(
             tf.range(len(files), dtype=tf.int64),
             tf.repeat([[tf.constant(seed, tf.int64), epoch]], len(files), axis=0),

@@ -64,7 +64,6 @@ def streamed_texts(
         ValueError: no such split, an empty one, a share without a row, or an argument out of
             range.
     """
-    sources = list(sources)
     sources, seed = list(sources), as_int(seed, "`seed`")
     batch_size = whole_number(batch_size, "`batch_size`")
     characters = whole_number(characters, "`characters`")
