@@ -176,7 +176,7 @@ def chosen_plan(case):
 def measure_exports(case, plan, folder):
     """({name: (path, plan)}, rows of memory.csv).
 
-    The chosen plan is exported with bfloat16 blocks, as it was tuned. It may stop short of the full
+    The chosen plan is exported with bfloat16 blocks, as it is. It may stop short of the full
     width, and then so does the export; the paper's funnel, with both storages, is what memory is
     judged by.
     """
