@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 from model_card import model_card
+from one_line_parser import OneLineParser
 from retrieval_comparison import compare_retrieval, retrieval_text
 
 from mrl_keras import MatryoshkaLoss, NestingDims, per_prefix
@@ -48,15 +49,9 @@ from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
 KINDS = ("linear", "1-NN")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message):
-        self.exit(2, f"quickstart: {message} (--help lists the options)\n")
-
-
 def parse_arguments(arguments=None):
     parser = OneLineParser(
+        prog="quickstart.py",
         description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

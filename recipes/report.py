@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 import tqdm
+from one_line_parser import OneLineParser
 from reporting import (
     accuracy,
     analysis,
@@ -56,15 +57,9 @@ PAGES = (
 LARGEST = 5_000_000
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message):
-        self.exit(2, f"report: {message} (--help lists the options)\n")
-
-
 def parse_arguments(arguments=None):
     parser = OneLineParser(
+        prog="report.py",
         description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

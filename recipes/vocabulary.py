@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import os
 
-from mrl_keras.data import learn_vocabulary, read_vocabulary, write_vocabulary
+from mrl_keras.data import read_vocabulary, write_vocabulary
 
 FILE_NAME = "vocabulary.txt"
 
 
-def run_vocabulary(workdir, texts, size, lower_case=True, least_count=10):
+def run_vocabulary(workdir, learn):
     """The vocabulary of a work directory, learned and written where there is none yet.
 
     A run that is started again, evaluated or exported reads what training has learned.
 
     Args:
         workdir: folder of the run, or None to keep nothing.
-        texts: function without arguments that gives the training texts, as for
-            `learn_vocabulary`; it is called where they are needed only.
-        size, lower_case, least_count: as for `learn_vocabulary`.
+        learn: function without arguments that gives the pieces, from the training texts; it is
+            called where they are needed only.
 
     Returns:
         List of pieces.
 
     Raises:
-        ValueError: what `learn_vocabulary` and `read_vocabulary` raise.
+        ValueError: what `learn` and `read_vocabulary` raise.
     """
     path = None if workdir is None else os.path.join(workdir, FILE_NAME)
     if path is not None and os.path.exists(path):
         return read_vocabulary(path)
-    vocabulary = learn_vocabulary(texts(), size, lower_case=lower_case, least_count=least_count)
+    vocabulary = learn()
     if path is not None:
         write_vocabulary(path, vocabulary)
     return vocabulary

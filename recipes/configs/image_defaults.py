@@ -1,20 +1,12 @@
 """What the image classification configurations share; each sets its own values over these."""
 
 import ml_collections
+from configs import common_defaults
 
 
 def defaults():
     """A `ConfigDict` with every key that the task reads."""
-    config = ml_collections.ConfigDict()
-    config.task = "image_classification"
-    config.seed = 0
-    config.batch_size = 128
-    config.steps = 1000
-    config.optimizer = ml_collections.ConfigDict()
-    config.precision = "float32"
-    config.gradient_accumulation = 1
-    config.jit_compile = False
-    config.checkpoint_every = 1000
+    config = common_defaults.defaults("image_classification")
     config.init_from = ""
     config.unfrozen = ""
 
@@ -56,11 +48,7 @@ def defaults():
 
 def tiny(config):
     """`config` cut down to made images and a few steps: the same code in seconds."""
-    config.data.name = "made"
+    common_defaults.tiny(config)
     config.data.in_memory = True
     config.data.augment = "pad_crop_flip"
-    config.batch_size = 16
-    config.steps = 12
-    config.checkpoint_every = 6
-    config.evaluation.batch_size = 16
     return config

@@ -1,20 +1,12 @@
 """What the masked language model configurations share; each sets its own values over these."""
 
 import ml_collections
+from configs import common_defaults
 
 
 def defaults():
     """A `ConfigDict` with every key that the task reads."""
-    config = ml_collections.ConfigDict()
-    config.task = "masked_lm"
-    config.seed = 0
-    config.batch_size = 128
-    config.steps = 1000
-    config.optimizer = ml_collections.ConfigDict()
-    config.precision = "float32"
-    config.gradient_accumulation = 1
-    config.jit_compile = False
-    config.checkpoint_every = 1000
+    config = common_defaults.defaults("masked_lm")
 
     config.head = "mrl_e"
     config.nesting_dims = ()
@@ -62,15 +54,11 @@ def defaults():
 
 def tiny(config):
     """`config` cut down to made sentences and a few steps: the same code in seconds."""
-    config.data.name = "made"
+    common_defaults.tiny(config, batch_size=8)
     config.data.in_memory = True
-    config.batch_size = 8
-    config.steps = 12
-    config.checkpoint_every = 6
     config.optimizer.warmup_steps = 2
     config.length, config.masked_positions = 16, 3
     config.vocabulary.size = 120
     config.model.update({"hidden_size": 24, "num_layers": 1, "num_heads": 2, "inner_dim": 32})
     config.smallest_dim, config.ff_dim = 6, 6
-    config.evaluation.batch_size = 8
     return config

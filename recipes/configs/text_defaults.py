@@ -1,20 +1,12 @@
 """What the text embedding configurations share; each sets its own values over these."""
 
 import ml_collections
+from configs import common_defaults
 
 
 def defaults():
     """A `ConfigDict` with every key that the task reads."""
-    config = ml_collections.ConfigDict()
-    config.task = "text_embedding"
-    config.seed = 0
-    config.batch_size = 128
-    config.steps = 1000
-    config.optimizer = ml_collections.ConfigDict()
-    config.precision = "float32"
-    config.gradient_accumulation = 1
-    config.jit_compile = False
-    config.checkpoint_every = 1000
+    config = common_defaults.defaults("text_embedding")
 
     config.objective = "ranking"
     config.temperature = 0.05
@@ -47,10 +39,6 @@ def defaults():
 
 def tiny(config):
     """`config` cut down to made sentences and a few steps: the same code in seconds."""
-    config.data.name = "made"
-    config.batch_size = 16
-    config.steps = 12
-    config.checkpoint_every = 6
-    config.evaluation.batch_size = 16
+    common_defaults.tiny(config)
     config.vocabulary.update({"size": 100, "least_count": 1})
     return config

@@ -26,6 +26,7 @@ import functools
 
 import keras
 import numpy as np
+from prefixes import chosen_dims, importance
 
 from mrl_keras import (
     MatryoshkaLoss,
@@ -117,10 +118,9 @@ class Task:
 
     def loss(self):
         """The Matryoshka loss over label-smoothed crossentropy (Eq. 1)."""
-        weights = relative_importance(self.config.relative_importance)
         return MatryoshkaLoss(
             SmoothedSparseCategoricalCrossentropy(self.config.label_smoothing),
-            self.dims.relative_importance(weights) if weights else None,
+            importance(self.config, self.dims),
         )
 
     def metrics(self):
@@ -235,26 +235,9 @@ def nesting_dims(config):
     width = config.model.width or config.embedding_width
     if config.head == "slimmable":
         return slimmable_dims(width, tuple(config.slimmable_widths))
-    if len(config.nesting_dims):
-        return NestingDims(config.nesting_dims, width=width)
-    if config.spacing == "uniform":
+    if config.spacing == "uniform" and not len(config.nesting_dims):
         return NestingDims.uniform(width, config.smallest_dim, config.dims_count)
-    return NestingDims.halving(width, config.smallest_dim)
-
-
-def relative_importance(text):
-    """{dim: weight} of a text such as "8:2,16:1.5"."""
-    weights = {}
-    for part in filter(None, text.replace(" ", "").split(",")):
-        try:
-            dim, weight = part.split(":")
-            weights[int(dim)] = float(weight)
-        except ValueError:
-            raise ValueError(
-                '`relative_importance` must list dims and weights such as "8:2,16:1.5". '
-                f"Received {text!r}."
-            ) from None
-    return weights
+    return chosen_dims(config, width)
 
 
 def encoder_of(model, jit_compile=False):

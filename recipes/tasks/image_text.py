@@ -28,9 +28,10 @@ import dataclasses
 import keras
 import numpy as np
 import tensorflow as tf
+from prefixes import chosen_dims, importance
 from vocabulary import run_vocabulary
 
-from mrl_keras import MatryoshkaLoss, NestingDims, per_prefix
+from mrl_keras import MatryoshkaLoss, per_prefix
 from mrl_keras.data import (
     CaptionedImages,
     Wordpiece,
@@ -39,6 +40,7 @@ from mrl_keras.data import (
     caption_texts,
     class_names,
     image_set,
+    learn_vocabulary,
     read_captioned,
     read_split,
     resolution_stages,
@@ -57,7 +59,7 @@ from mrl_keras.models import (
     towers,
 )
 from mrl_keras.retrieval import NestedIndex, SearchPlan
-from tasks.image_classification import plain, relative_importance
+from tasks.image_classification import plain
 from tasks.text_embedding import embedded
 
 AUGMENTATIONS = ("pad_crop_flip", "random_resized_crop", "none")
@@ -84,15 +86,16 @@ class Task:
         self.source = _made(config.data) if config.data.name == "made" else _tfds(config)
         words = config.vocabulary
         self.vocabulary = run_vocabulary(
-            workdir, self.source.train_texts, words.size, words.lower_case, words.least_count
+            workdir,
+            lambda: learn_vocabulary(
+                self.source.train_texts(),
+                words.size,
+                lower_case=words.lower_case,
+                least_count=words.least_count,
+            ),
         )
         self.tokens = Wordpiece(self.vocabulary, config.text.length, words.lower_case)
-        width, chosen = config.embedding_width, config.nesting_dims
-        self.dims = (
-            NestingDims(chosen, width=width)
-            if len(chosen)
-            else NestingDims.halving(width, config.smallest_dim)
-        )
+        self.dims = chosen_dims(config, config.embedding_width)
         self._similarity = None
 
     def train_data(self, batch_size, seed, shard=(0, 1), start_step=0):
@@ -150,8 +153,7 @@ class Task:
 
     def loss(self):
         """The Matryoshka loss over the contrastive loss of the whole batch (Eq. 1)."""
-        weights = relative_importance(self.config.relative_importance)
-        weights = self.dims.relative_importance(weights) if weights else None
+        weights = importance(self.config, self.dims)
         return MatryoshkaLoss(GlobalSymmetricContrastive(), weights)
 
     def metrics(self):

@@ -25,9 +25,10 @@ Configuration keys beside those that all tasks share:
 from __future__ import annotations
 
 import functools
-import os
 
 import numpy as np
+from prefixes import chosen_dims, importance
+from vocabulary import run_vocabulary
 
 from mrl_keras import (
     MaskedLMAccuracy,
@@ -45,11 +46,9 @@ from mrl_keras.data import (
     masked_lm_evaluation,
     masked_lm_stream,
     read_columns,
-    read_vocabulary,
     streamed_texts,
     text_set,
     token_rows,
-    write_vocabulary,
 )
 from mrl_keras.export import export_saved_model
 from mrl_keras.models import (
@@ -60,7 +59,6 @@ from mrl_keras.models import (
     masked_lm_at,
     masked_lm_embedder,
 )
-from tasks.image_classification import relative_importance
 
 HEADS = ("mrl_e", "ff")
 LITERAL = ("[UNK]",)
@@ -87,13 +85,7 @@ class Task:
             raise ValueError(f"`head` must be one of {HEADS}. Received {config.head!r}.")
         self.dims = nesting_dims(config)
         self.sources = None if config.data.name == "made" else _sources(config.data)
-        path = None if workdir is None else os.path.join(workdir, "vocabulary.txt")
-        if path and os.path.exists(path):
-            self.vocabulary = read_vocabulary(path)
-        else:
-            self.vocabulary = self._learned_vocabulary()
-            if path:
-                write_vocabulary(path, self.vocabulary)
+        self.vocabulary = run_vocabulary(workdir, self._learned_vocabulary)
         self.wordpiece = Wordpiece(
             self.vocabulary, config.length, config.vocabulary.lower_case, kept=LITERAL
         )
@@ -141,11 +133,10 @@ class Task:
         Summed over the masked tokens and divided by the number of slots: a constant, so that the
         loss of several replicas is that of one.
         """
-        weights = relative_importance(self.config.relative_importance)
+        weights = importance(self.config, self.dims)
         if self.config.head == "ff":
-            weights = {dim: float(dim in self.trained_dims) for dim in self.dims}
-        importance = self.dims.relative_importance(weights) if weights else None
-        return MatryoshkaLoss(MaskedLMCrossentropy(), importance)
+            weights = [float(dim in self.trained_dims) for dim in self.dims]
+        return MatryoshkaLoss(MaskedLMCrossentropy(), weights)
 
     def metrics(self):
         """None: padded slots must not count."""
@@ -271,9 +262,7 @@ def nesting_dims(config):
                 f"`ff_dim` must not exceed the embedding width {width}. Received {config.ff_dim}."
             )
         return NestingDims(sorted({config.ff_dim, width}))
-    if len(config.nesting_dims):
-        return NestingDims(config.nesting_dims, width=width)
-    return NestingDims.halving(width, config.smallest_dim)
+    return chosen_dims(config, width)
 
 
 def made_sentences(count, seed):

@@ -26,10 +26,11 @@ import dataclasses
 import keras
 import numpy as np
 import tensorflow as tf
+from prefixes import chosen_dims, importance
 from vocabulary import run_vocabulary
 
-from mrl_keras import MatryoshkaLoss, NestingDims, PairRanking, per_prefix
-from mrl_keras.data import Wordpiece, read_columns, text_set
+from mrl_keras import MatryoshkaLoss, PairRanking, per_prefix
+from mrl_keras.data import Wordpiece, learn_vocabulary, read_columns, text_set
 from mrl_keras.data.epochs import epochs_of_rows
 from mrl_keras.evaluation import rank_correlation, spearman
 from mrl_keras.export import export_saved_model
@@ -40,7 +41,6 @@ from mrl_keras.models import (
     sentence_pairs,
     text_embedder,
 )
-from tasks.image_classification import relative_importance
 
 OBJECTIVES = {"ranking": "cosine", "contrastive": "similarity"}
 """The output of `sentence_pairs` that an objective trains."""
@@ -78,19 +78,16 @@ class Task:
         words = config.vocabulary
         self.vocabulary = run_vocabulary(
             workdir,
-            lambda: np.concatenate([self.train.first, self.train.second]),
-            words.size,
-            words.lower_case,
-            words.least_count,
+            lambda: learn_vocabulary(
+                np.concatenate([self.train.first, self.train.second]),
+                words.size,
+                lower_case=words.lower_case,
+                least_count=words.least_count,
+            ),
         )
         self.tokens = Wordpiece(self.vocabulary, config.model.length, words.lower_case)
         width = config.model.width or config.model.options.hidden_size
-        chosen = config.nesting_dims
-        self.dims = (
-            NestingDims(chosen, width=width)
-            if len(chosen)
-            else NestingDims.halving(width, config.smallest_dim)
-        )
+        self.dims = chosen_dims(config, width)
 
     def train_data(self, batch_size, seed, shard=(0, 1), start_step=0):
         """Endless batches of (tokens of both sentences, scores), the same from any step.
@@ -130,9 +127,7 @@ class Task:
 
     def loss(self):
         """The Matryoshka loss over the objective's (Eq. 1)."""
-        weights = relative_importance(self.config.relative_importance)
-        weights = self.dims.relative_importance(weights) if weights else None
-        return MatryoshkaLoss(self._inner(), weights)
+        return MatryoshkaLoss(self._inner(), importance(self.config, self.dims))
 
     def metrics(self):
         """For every prefix the ranking loss, or how often a batch's nearest sentence is right."""

@@ -1,0 +1,27 @@
+"""What the configurations of all tasks share; a task's own defaults add the keys that it reads."""
+
+import ml_collections
+
+
+def defaults(task):
+    """A `ConfigDict` with the keys that training reads for any task."""
+    config = ml_collections.ConfigDict()
+    config.task = task
+    config.seed = 0
+    config.batch_size = 128
+    config.steps = 1000
+    config.optimizer = ml_collections.ConfigDict()
+    config.precision = "float32"
+    config.gradient_accumulation = 1
+    config.jit_compile = False
+    config.checkpoint_every = 1000
+    return config
+
+
+def tiny(config, batch_size=16):
+    """`config` cut down to made data and a few steps."""
+    config.data.name = "made"
+    config.batch_size = config.evaluation.batch_size = batch_size
+    config.steps = 12
+    config.checkpoint_every = 6
+    return config
