@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
-from mrl_keras.export.tables import PrefixTable, id_variable
+from mrl_keras.export.tables import PrefixTable, array_variable, id_variable
 from mrl_keras.retrieval.arrays import LOWEST_SCORE
 
 _FEW_QUERIES, _MANY_QUERIES = 16, 128
@@ -36,9 +37,14 @@ class NestedSearch(tf.Module):
         self._cosine = index.metric == "cosine"
         edges = (finder.dims_read, *plan.rerank_dims[finder.reranks :])
         self.tables = [
-            PrefixTable(index, low, high) for low, high in zip(edges, edges[1:], strict=False)
+            PrefixTable(index, low, high, finder.order)
+            for low, high in zip(edges, edges[1:], strict=False)
         ]
-        self.ids = id_variable(index.ids)
+        order, self.positions = finder.order, None
+        self.ids = id_variable(index.ids if order is None else index.ids[order])
+        if order is not None:
+            positions = np.append(order, self.n_rows).astype(np.int32)
+            self.positions = array_variable(positions, "positions")
         embedding = tf.TensorSpec([None, self.width], tf.float32)
         number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
         # A tf.function would run the blocks one after another, because it orders stateful ops and
@@ -81,10 +87,10 @@ class NestedSearch(tf.Module):
         )
         if isinstance(k, int):
             slots, scores = tf.ensure_shape(slots, [None, k]), tf.ensure_shape(scores, [None, k])
-        found = slots < self.n_rows
+        found, positions = slots < self.n_rows, self._positions(slots)
         return {
             "ids": tf.gather(self.ids, slots),
-            "indices": tf.where(found, tf.cast(slots, tf.int64), -1),
+            "indices": tf.where(found, tf.cast(positions, tf.int64), -1),
             "scores": tf.where(
                 found, tf.clip_by_value(scores, LOWEST_SCORE, -LOWEST_SCORE), LOWEST_SCORE
             ),
@@ -166,14 +172,20 @@ class NestedSearch(tf.Module):
             scores *= tf.math.divide_no_nan(1.0, tf.sqrt(squared))[:, None]
         return slots, scores
 
+    def _positions(self, slots):
+        """The index's own numbers of the rows in `slots`; the number of rows where one is empty."""
+        return slots if self.positions is None else tf.gather(self.positions, slots)
+
     def _rerank(self, queries, slots, running, keep, products):
         """Each stage gathers only the dims it adds, and carries the running dot product on."""
         for stage, (table, kept) in enumerate(zip(self.tables, keep, strict=True)):
             last = stage == len(self.tables) - 1
             if last:
                 # In order of position, so that equal scores come out by ascending position.
-                slots, order = tf.math.top_k(-slots, tf.shape(slots)[1])
-                slots, running = -slots, tf.gather(running, order, batch_dims=1)
+                order = tf.math.top_k(-self._positions(slots), tf.shape(slots)[1]).indices
+                slots, running = (
+                    tf.gather(values, order, batch_dims=1) for values in (slots, running)
+                )
             rows = tf.cast(tf.gather(table.rows, slots), tf.float32)
             running += products(rows, table.query_part(queries))
             # One op after another: handing the norms to another thread costs more than they do.

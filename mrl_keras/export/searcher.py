@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import numpy as np
 import tensorflow as tf
 
 from mrl_keras.retrieval.scann_index import TENSOR_DTYPES, TENSOR_NAMES, scann_ops
@@ -11,24 +12,35 @@ from mrl_keras.retrieval.scann_index import TENSOR_DTYPES, TENSOR_NAMES, scann_o
 # TensorsToScann takes what ScannToTensors gives, with the last part moved to the front.
 _INPUT_ORDER = (TENSOR_NAMES[-1], *TENSOR_NAMES[:-1])
 
+_BY_ROW = ("datapoint_to_token", "hashed_dataset", "int8_dataset", "dp_norms", "dataset")
+
 
 class ScannParts(tf.Module):
     """The searcher's parts as variables: what the checkpoint holds of it.
 
     Their shapes are open, because the searcher's resource empties them once it is built.
+
+    Args:
+        shortlist: `mrl_keras.retrieval.ScannShortlist`.
+        order: int array (rows,): row `i` of the searcher is row `order[i]` of the shortlist.
     """
 
-    def __init__(self, shortlist):
+    def __init__(self, shortlist, order):
         super().__init__(name="scann_parts")
         self.parts = {
             name: tf.Variable(
-                tf.constant(part, TENSOR_DTYPES[name]),
+                tf.constant(_ordered(name, part, order), TENSOR_DTYPES[name]),
                 shape=tf.TensorShape(None),
                 trainable=False,
                 name=name,
             )
             for name, part in shortlist.tensors().items()
         }
+
+
+def _ordered(name, part, order):
+    """A searcher's part with its rows in `order`; as it is where it has none."""
+    return part[order] if name in _BY_ROW and np.ndim(part) else part
 
 
 class ScannResource(tf.saved_model.experimental.TrackableResource):

@@ -2,13 +2,18 @@
 
 Each `find` takes the queries of one block and gives, best first,
 
-- slots: int32 (queries, size), row numbers; the number of rows N stands in empty slots;
+- slots: int32 (queries, size), row numbers in the finder's `order`; the number of rows N stands in
+  empty slots;
 - running: float32 (queries, size), the dot product over the first `dims_read` dims, which
   reranks carry on from; minus infinity in empty slots;
 - scores: float32 (queries, size), the score at the shortlist's prefix, before the division by
   the query's norm; `None` where the finder knows no exact one.
 
 A finder whose `reranks` is 1 has done the plan's first rerank as well: from `candidates` rows.
+
+`order` is an int array (rows,): the rows of the index in the order in which the finder numbers
+them, leaf by leaf, so that the rows of one query lie close together in every table; or `None` for
+the index's own order.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mrl_keras.export.searcher import ScannParts, ScannResource
-from mrl_keras.export.tables import PrefixTable, filled_variable
+from mrl_keras.export.tables import PrefixTable, array_variable
 from mrl_keras.retrieval.scann_index import scann_ops
 from mrl_keras.retrieval.scann_rows import SHORTLIST_WEIGHT
 
@@ -50,7 +55,7 @@ class ExactShortlist(tf.Module):
         dim: int, the prefix D_s.
     """
 
-    kind, reranks = "exact", 0
+    kind, reranks, order = "exact", 0, None
     num_leaves = default_leaves = 1
 
     def __init__(self, index, dim: int):
@@ -117,7 +122,8 @@ class ScannShortlist(tf.Module):
         self.n_rows, self._dim, self._width = len(index), index.shortlist.dim, index.shortlist.width
         self.reranks = int(plan is not None and index.shortlist.reranks(plan))
         self.num_leaves, self.default_leaves = parameters.num_leaves, parameters.leaves_to_search
-        self.parts = ScannParts(index.shortlist)
+        self.order = index.shortlist.partition()[1]
+        self.parts = ScannParts(index.shortlist, self.order)
         self.searcher = ScannResource(self.parts)
 
     def _asked(self, queries):
@@ -150,8 +156,7 @@ class PartitionShortlist(tf.Module):
     """The leaves of ScaNN's tree, searched exactly and without custom ops.
 
     A query opens the leaves whose centres have the highest inner product with its L2-normalised
-    prefix, as ScaNN does, and scores every row in them. The rows are stored leaf by leaf, so that
-    each leaf is one run of memory.
+    prefix, as ScaNN does, and scores every row in them. Each leaf is one run of memory.
 
     Args:
         index: `NestedIndex` with a ScaNN shortlist.
@@ -161,14 +166,13 @@ class PartitionShortlist(tf.Module):
 
     def __init__(self, index):
         super().__init__(name="partition_shortlist")
-        centres, order, starts = index.shortlist.partition()
+        centres, self.order, starts = index.shortlist.partition()
         self.n_rows, self.dims_read = len(index), index.shortlist.dim
         self.num_leaves = len(centres)
         self.default_leaves = index.shortlist.parameters.leaves_to_search
-        self.table = PrefixTable(index, 0, self.dims_read, order)
-        self.centres = _variable(centres, "centres")
-        self.starts = _variable(starts, "leaf_starts")
-        self.order = _variable(order, "row_order")
+        self.table = PrefixTable(index, 0, self.dims_read, self.order)
+        self.centres = array_variable(centres, "centres")
+        self.starts = array_variable(starts, "leaf_starts")
 
     def find(self, queries, size, leaves, candidates=None):
         del candidates
@@ -200,15 +204,7 @@ class PartitionShortlist(tf.Module):
         scores, kept = tf.math.top_k(_scored(self.table, rows, products), count)
         missing = [[0, size - count]]
         return (
-            tf.pad(
-                tf.gather(self.order, tf.gather(places, kept)),
-                missing,
-                constant_values=self.n_rows,
-            ),
+            tf.pad(tf.gather(places, kept), missing, constant_values=self.n_rows),
             tf.pad(tf.gather(products, kept), missing, constant_values=MINUS_INFINITY),
             tf.pad(scores, missing, constant_values=MINUS_INFINITY),
         )
-
-
-def _variable(values, name):
-    return filled_variable(values.shape, values.dtype, lambda a, b: values[a:b], name)

@@ -51,6 +51,11 @@ def filled_variable(
     return tf.Variable(tensor, trainable=False, name=name)
 
 
+def array_variable(values: np.ndarray, name: str) -> tf.Variable:
+    """A `filled_variable` of an array."""
+    return filled_variable(values.shape, values.dtype, lambda a, b: values[a:b], name)
+
+
 def _aligned_array(shape, dtype):
     """An empty array at an address that TensorFlow's kernels can use as it is."""
     size = math.prod(shape) * dtype.itemsize

@@ -74,9 +74,10 @@ def index_bytes(
       and a level.
     - "nested": (4 or 2) d + 4 prefixes + the id + the codes, + 4 for the leaf if there are codes,
       + what ScaNN reorders by, as `NestedIndex`.
-    - "export": as "nested", but with 4 (float32) or 6 (bfloat16) bytes for the norm at each dim,
-      as the variables of an export. `nesting_dims` are the dims at which its tables end: the
-      plan's, without D_s where ScaNN finds the shortlist, without `reorder_dim` where it reranks.
+    - "export": as "nested", but with 4 (float32) or 6 (bfloat16) bytes for the norm at each dim
+      and, if there are codes, 4 for the row's own number, since rows stand leaf by leaf: the
+      variables of an export. `nesting_dims` are the dims at which its tables end: the plan's,
+      without D_s where ScaNN finds the shortlist, without `reorder_dim` where it reranks.
 
     Args:
         n_rows: int, the number of rows N.
@@ -117,7 +118,9 @@ def index_bytes(
         "exact": 4 * dims.width,
         "hnsw32": 4 * dims.width + 4 * (2 * links + links / (links - 1)) + 12,
         "nested": blocks_and_ids + 4 * len(dims),
-        "export": blocks_and_ids + {"float32": 4, "bfloat16": 6}[storage] * len(dims),
+        "export": blocks_and_ids
+        + {"float32": 4, "bfloat16": 6}[storage] * len(dims)
+        + (4 if blocks else 0),
     }
     if kind not in row_bytes:
         raise ValueError(f"`kind` must be one of {sorted(row_bytes)}. Received {kind!r}.")

@@ -56,7 +56,8 @@ def parse_arguments(arguments=None):
     )
     add = parser.add_argument
     add("--n", type=int, nargs="+", default=[300_000], help="rows of the databases")
-    add("--queries", type=int, default=4000, help="queries that judge, and as many held out")
+    add("--queries", type=int, default=4000, help="queries that judge")
+    add("--held_out", type=int, default=8000, help="other queries, which the plan is chosen on")
     add("--width", type=int, default=2048, help="embedding width d")
     add("--classes", type=int, default=1000, help="number of classes")
     add("--shortlist_dim", type=int, default=16, help="D_s")
@@ -89,7 +90,8 @@ def parse_arguments(arguments=None):
     add("--tiny", action="store_true", help="small sizes, to see that it runs")
     options = parser.parse_args(arguments)
     if options.tiny:
-        options.n, options.queries, options.width, options.classes = [20_000], 256, 64, 50
+        options.n, options.width, options.classes = [20_000], 64, 50
+        options.queries = options.held_out = 256
         options.exact_rows, options.exact_queries, options.seconds = 2000, 64, 0.2
         options.reorder_dim = min(options.reorder_dim, 32)
     given = sys.argv[1:] if arguments is None else arguments
@@ -110,7 +112,7 @@ class Case:
         self.dims = NestingDims.halving(options.width, 8)
         self.rows, self.row_labels = data.rows(self.n, options.cache)
         self.queries, self.labels = data.queries(options.queries)
-        self.held_out = data.queries(options.queries, held_out=True)
+        self.held_out = data.queries(options.held_out, held_out=True)
         for queries in (self.queries, self.held_out[0]):
             faiss.normalize_L2(queries)
         row = exact_map(self.rows, self.row_labels, self.queries, self.labels, self.dims)
@@ -154,8 +156,8 @@ def chosen_plan(case):
         shortlist_dims=[d_s],
         shortlists=(50, 70, 100, 140, 200, 280),
         rerank_dims=[dim for dim in case.dims if dim >= options.width // 4 and dim > d_s],
-        leaf_shares=(0.0025, 0.01),
-        kept=(12, 15, 20, 30, 40, 60),
+        leaf_shares=(0.0015, 0.0025, 0.01),
+        kept=(12, 15, 20, 25, 30, 40),
     )
     result = tune(
         index, queries, labels=(labels, case.row_labels), tolerance=TOLERANCE / 100,
