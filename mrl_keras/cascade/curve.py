@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mrl_keras.cascade.greedy import calibrate_temperatures, checked_grid, greedy_thresholds
-from mrl_keras.cascade.joint import best_within, front_of
+from mrl_keras.cascade.joint import most_accurate
 from mrl_keras.cascade.outcomes import check_labelled, prefix_confidence
 from mrl_keras.cascade.policy import stop_costs, stops
 from mrl_keras.checks import whole_number
@@ -130,10 +130,9 @@ def _cascades(confidence, right, dims, policies, grid, cost):
     greedy = [thresholds[:j] for j in range(len(dims))]
     found = {"greedy": greedy}
     if "joint" in policies:
-        front = front_of(confidence, right, dims, cost, grid)
         costs = stop_costs(dims, cost)
         budgets = [costs[stops(confidence[:, : j + 1], greedy[j])].mean() for j in range(len(dims))]
-        found["joint"] = [best_within(front, budget)[0] for budget in budgets]
+        found["joint"] = most_accurate(confidence, right, costs, budgets, grid)
     return found
 
 

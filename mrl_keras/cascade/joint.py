@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_keras.cascade.budget import spend_budget
 from mrl_keras.cascade.greedy import checked_grid, greedy_thresholds
 from mrl_keras.cascade.outcomes import check_labelled, prefix_confidence
 from mrl_keras.cascade.policy import CascadePolicy, stop_costs, stops
@@ -31,7 +32,8 @@ def optimize_thresholds(
     thresholds are moved together: for a price per dim, each threshold in turn is set to the
     exact best one given the others (coordinate ascent), until none moves; a path of prices gives
     the front between accuracy and dims. The greedy thresholds are among the starts, so that on
-    the held-out examples the result is at least as accurate as theirs at no more dims.
+    the held-out examples the result is at least as accurate as theirs at no more dims. What the
+    best of the front leaves of the budget is spent by moving two thresholds at a time.
 
     Args:
         logits: (examples, prefixes, classes) or (views, examples, prefixes, classes).
@@ -57,12 +59,13 @@ def optimize_thresholds(
     >>> optimize_thresholds(logits, [0, 1], dims=[8, 16], expected_dim=12).decide(logits).classes
     array([0, 1])
     """
-    front = threshold_front(logits, labels, dims, cost, grid, temperatures)
-    dims = front[0].policy.dims
+    dims, outcomes = _outcomes(logits, labels, dims, cost, temperatures)
     if expected_dim is None:
-        greedy = _greedy_point(logits, labels, dims, cost, temperatures)
-        return best_within(front, greedy.expected_dim).policy
-    return best_within(front, expected_dim).policy
+        confidence, right, costs = outcomes
+        greedy = greedy_thresholds(confidence, right, checked_grid(None))
+        expected_dim = _measure(confidence, right, costs, greedy)[1]
+    (thresholds,) = most_accurate(*outcomes, [expected_dim], grid)
+    return CascadePolicy(dims, thresholds, () if temperatures is None else temperatures)
 
 
 def threshold_front(
@@ -86,15 +89,19 @@ def threshold_front(
     >>> [(point.accuracy, point.expected_dim) for point in front]
     [(0.5, 8.0), (1.0, 12.0)]
     """
-    views, labels, dims = check_labelled(logits, labels, dims)
-    confidence, predictions = prefix_confidence(views, len(dims), temperatures)
-    right = predictions == labels[:, None]
-    found = front_of(confidence, right, dims, cost, grid)
+    dims, outcomes = _outcomes(logits, labels, dims, cost, temperatures)
     temperatures = () if temperatures is None else temperatures
     return [
         FrontPoint(CascadePolicy(dims, thresholds, temperatures), accuracy, dim)
-        for thresholds, accuracy, dim in found
+        for thresholds, accuracy, dim in _front_of(*outcomes, grid)
     ]
+
+
+def _outcomes(logits, labels, dims, cost, temperatures):
+    """(dims, (confidence, right, costs)): what every cascade over the examples is made of."""
+    views, labels, dims = check_labelled(logits, labels, dims)
+    confidence, predictions = prefix_confidence(views, len(dims), temperatures)
+    return dims, (confidence, predictions == labels[:, None], stop_costs(dims, cost))
 
 
 def best_within(front, expected_dim):
@@ -112,18 +119,27 @@ def best_within(front, expected_dim):
     return [point for point in front if point[-1] <= budget + 1e-9][-1]
 
 
-def front_of(confidence, right, dims, cost, grid=None):
-    """The front over arrays: a list of (thresholds, accuracy, expected dim), dims ascending.
+def most_accurate(confidence, right, costs, budgets, grid=None):
+    """The thresholds found for each budget.
 
     Args:
         confidence, right: (examples, prefixes).
-        dims: ints.
-        cost: "last" or "cumulative".
+        costs: floats (prefixes,), what an answer of each prefix costs; `stop_costs` has them.
+        budgets: numbers, the most that an example may cost on average.
         grid: as for `optimize_thresholds`.
     """
-    costs, paper = stop_costs(dims, cost), checked_grid(None)
-    grid = np.union1d([0.0], checked_grid(grid))
-    greedy, steps = greedy_thresholds(confidence, right, paper), len(dims) - 1
+    front = _front_of(confidence, right, costs, grid)
+    grid = _with_zero(grid)
+    return [
+        spend_budget(confidence, right, costs, best_within(front, budget)[0], float(budget), grid)
+        for budget in budgets
+    ]
+
+
+def _front_of(confidence, right, costs, grid):
+    """The front over arrays: a list of (thresholds, accuracy, expected dim), dims ascending."""
+    grid, steps = _with_zero(grid), len(costs) - 1
+    greedy = greedy_thresholds(confidence, right, checked_grid(None))
     # Early stopping at each prefix: a threshold of 0 lets nothing pass.
     starts = [tuple(greedy[:j] + [0.0] * (steps - j)) for j in range(steps + 1)]
     starts += [(0.0,) * j + tuple(greedy[j:]) for j in range(1, steps)]
@@ -136,6 +152,10 @@ def front_of(confidence, right, dims, cost, grid=None):
             if thresholds not in seen:
                 seen[thresholds] = _measure(confidence, right, costs, thresholds)
     return _front(seen)
+
+
+def _with_zero(grid):
+    return np.union1d([0.0], checked_grid(grid))
 
 
 def _ascend(above, confidence, right, prices, thresholds, grid):
@@ -188,11 +208,3 @@ def _front(seen):
         if not front or accuracy > front[-1][1]:
             front.append((thresholds, accuracy, dim))
     return front
-
-
-def _greedy_point(logits, labels, dims, cost, temperatures):
-    views, labels, dims = check_labelled(logits, labels, dims)
-    confidence, predictions = prefix_confidence(views, len(dims), temperatures)
-    right = predictions == labels[:, None]
-    thresholds = tuple(greedy_thresholds(confidence, right, checked_grid(None)))
-    return FrontPoint(None, *_measure(confidence, right, stop_costs(dims, cost), thresholds))

@@ -30,7 +30,9 @@ def page(study) -> Page:
         f"learned on a random fifth of the test images and measured on the rest, over "
         f"{study.options.splits} splits for each seed, with early stopping at every dim. Greedy: "
         "the paper's thresholds, step by step; joint: optimised together, within the dims that "
-        "greedy spends on the held-out part. Expected dims are counted both ways: the dim that "
+        "greedy spends on the held-out part. They often spend less, so their claim compares them "
+        "with greedy's curve, interpolated between its early stops, at the dims that they spend in "
+        "each split. Expected dims are counted both ways: the dim that "
         "answers, and the sum of all dims asked on the way. The paper's (ImageNet-1K, ResNet50): "
         "the cascade has 76.3 % at about 37 expected dims, as FF-512 has.",
         [_table(study, points, curves), _figure(study, points)],
@@ -139,15 +141,36 @@ def _verdicts(study, curves, points):
         study.dims.width,
     )  # fmt: skip
     yield claims.at_least_as_accurate(
-        "Joint thresholds are at least as accurate as greedy ones at about equal dims (not in the "
+        "Joint thresholds are at least as accurate as greedy ones at equal dims (not in the "
         "paper), within the noise over seeds and splits",
-        {dim: _over_splits(curves, "joint", study, dim) for dim in study.dims[1:]},
-        {dim: _over_splits(curves, "greedy", study, dim) for dim in study.dims[1:]},
-    )  # fmt: skip
+        {dim: _over_splits(curves, study, dim, joint_accuracy) for dim in study.dims[1:]},
+        {dim: _over_splits(curves, study, dim, greedy_at_equal_dims) for dim in study.dims[1:]},
+    )
 
 
-def _over_splits(curves, policy, study, dim):
+def joint_accuracy(values, place):
+    """Floats (splits,) of one early stop; `values` (policies, dims, splits, measures)."""
+    return values[POLICIES.index("joint"), place, :, MEASURES.index("accuracy")]
+
+
+def greedy_at_equal_dims(values, place):
+    """Greedy's accuracy in each split at the dims that the joint thresholds spend there.
+
+    Between greedy's own early stops it is interpolated: a random choice between the two for each
+    image has that accuracy and those dims.
+    """
+    accuracy, expected = MEASURES.index("accuracy"), MEASURES.index("expected_dim")
+    greedy, joint = (values[POLICIES.index(policy)] for policy in ("greedy", "joint"))
+    return np.array(
+        [
+            np.interp(joint[place, i, expected], greedy[:, i, expected], greedy[:, i, accuracy])
+            for i in range(values.shape[2])
+        ]
+    )
+
+
+def _over_splits(curves, study, dim, of_splits):
     """A `Measured` whose "seeds" are all splits of all seeds, which both policies share."""
-    at = POLICIES.index(policy), study.dims.index(dim)
-    values = [value for v in curves.values() for value in v[at][:, 0]]
+    place = study.dims.index(dim)
+    values = [value for v in curves.values() for value in of_splits(v, place)]
     return Measured(dict(enumerate(map(float, values))))

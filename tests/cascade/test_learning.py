@@ -96,8 +96,38 @@ def test_a_budget_is_kept():
         policy = optimize_thresholds(LOGITS, LABELS, DIMS, expected_dim=budget)
         accuracy, dims = measured(policy)
         assert dims <= budget
-        assert accuracy == max(point.accuracy for point in front if point.expected_dim <= budget)
+        assert accuracy >= max(point.accuracy for point in front if point.expected_dim <= budget)
     assert best_within(front, 2).policy.thresholds == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("cost", ["last", "cumulative"])
+@pytest.mark.parametrize("prefixes", [2, 3])
+def test_with_up_to_two_thresholds_no_others_do_better_within_the_budget(prefixes, cost):
+    logits, dims = LOGITS[:, :prefixes], DIMS[:prefixes]
+    grid = [0.0, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+    every = [
+        measured(CascadePolicy(dims, thresholds), logits, cost=cost)
+        for thresholds in itertools.product(grid, repeat=prefixes - 1)
+    ]
+    for budget in sorted({dim for _, dim in every}):
+        policy = optimize_thresholds(logits, LABELS, dims, budget, cost, grid)
+        accuracy, dim = measured(policy, logits, cost=cost)
+        assert dim <= budget
+        assert accuracy >= max(right for right, spent in every if spent <= budget)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_thresholds_at_a_time_come_near_the_best_of_three(seed):
+    logits, labels = oracle.nested_problem(seed=seed)
+    grid = [0.0, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+    every = [
+        measured(CascadePolicy(DIMS, thresholds), logits, labels)
+        for thresholds in itertools.product(grid, repeat=3)
+    ]
+    for budget in (3, 4, 6, 8, 12):
+        policy = optimize_thresholds(logits, labels, DIMS, expected_dim=budget, grid=grid)
+        best = max(right for right, spent in every if spent <= budget)
+        assert measured(policy, logits, labels)[0] >= best - 0.01
 
 
 @pytest.mark.parametrize("budget", [1.9, np.nan, "few", -1])

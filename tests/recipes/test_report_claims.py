@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from reporting import claims
+from reporting import cascade, claims
 from reporting.fit import why_below
 from reporting.measured import Difference, Measured, difference
 
@@ -130,3 +130,13 @@ def test_why_below(fit, text):
     assert f"2: {100 * (fit - 0.7):+.2f}" in found
     assert why_below(theirs, ours, their_fit, their_fit) == ""
     assert why_below(ours, theirs, {}, {}) == ""
+
+
+def test_joint_thresholds_meet_greedy_ones_at_the_dims_that_they_spend():
+    # (policies, dims, splits, measures): accuracy, expected dim and two that do not matter here.
+    values = np.zeros((2, 3, 1, 4))
+    values[0, :, 0, :2] = [[0.5, 2.0], [0.7, 4.0], [0.8, 8.0]]
+    values[1, :, 0, :2] = [[0.5, 2.0], [0.6, 3.5], [0.9, 9.0]]
+    assert cascade.greedy_at_equal_dims(values, 1) == pytest.approx([0.65])
+    assert cascade.greedy_at_equal_dims(values, 2) == pytest.approx([0.8])
+    assert cascade.joint_accuracy(values, 2) == pytest.approx([0.9])
