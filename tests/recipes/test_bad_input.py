@@ -8,7 +8,7 @@ import training
 
 from mrl_keras.distribution import Checkpoints
 from tests.data import test_image_pipeline as images
-from tests.recipes.test_training import (
+from tests.support.recipe_runs import (
     RESNET,
     finish,
     lengths,

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.recipes.test_training import RESNET, SGD, VIT, finish, lengths, run, start, weights
+from tests.support.recipe_runs import RESNET, SGD, VIT, finish, lengths, run, start, weights
 
 CONSTANT = ("--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=0")
 

@@ -10,7 +10,7 @@ import pytest
 from finetuning import initialise, unfreeze
 from tasks import task
 
-from tests.recipes.test_training import (
+from tests.support.recipe_runs import (
     RECIPES,
     assert_weights,
     finish,
