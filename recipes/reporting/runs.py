@@ -88,7 +88,8 @@ def find_runs(paths: Sequence, skip_unfinished: bool = False):
 def budget_differences(runs: Sequence[TrainedRun]) -> list[str]:
     """What differs between the first MRL run's configuration and the others', one line each.
 
-    Method, FF dim, seed and the steps between checkpoints are meant to differ.
+    Method, FF dim, seed and the steps between checkpoints are meant to differ. An empty value is
+    as good as none: configurations of different ages do not have the same keys.
     """
     first = next(run for run in runs if run.method == "MRL")
     wanted = _shared(first)
@@ -101,7 +102,8 @@ def budget_differences(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def _shared(run):
-    return {key: value for key, value in run.run.config.to_dict().items() if key not in _OWN}
+    config = run.run.config.to_dict()
+    return {key: value for key, value in config.items() if key not in _OWN and value != ""}
 
 
 def _workdirs(path):

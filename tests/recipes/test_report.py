@@ -191,7 +191,13 @@ def test_runs_that_do_not_fit_together(runs, capsys, tmp_path):
 def test_other_budgets_are_named(runs, tmp_path):
     other = copied(runs / "ff2_seed0", tmp_path / "other", batch_size=8)
     found, _ = find_runs([runs / "mrl_seed0", other])
-    assert budget_differences(found) == ["FF-2 (seed 0): batch_size is 8 there and 16 here (MRL)"]
+    wanted = ["FF-2 (seed 0): batch_size is 8 there and 16 here (MRL)"]
+    assert budget_differences(found) == wanted
+    # A run from before a setting was there is as one that leaves it empty.
+    config = json.loads((other / "config.json").read_text())
+    del config["init_from"]
+    (other / "config.json").write_text(json.dumps(config))
+    assert budget_differences(find_runs([runs / "mrl_seed0", other])[0]) == wanted
 
 
 def test_the_runs_of_a_report():
