@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mrl_keras.cascade import CascadePolicy
@@ -33,10 +33,20 @@ def problem(seed):
     return rng.standard_normal((18, 4)), train_labels, rng.standard_normal((15, 4)), labels, logits
 
 
+def nearest_tie(queries, rows, dim):
+    """The smallest difference between two cosines of one query."""
+    units = [
+        x[:, :dim] / np.linalg.norm(x[:, :dim], axis=1, keepdims=True) for x in (queries, rows)
+    ]
+    return np.diff(np.sort(units[0] @ units[1].T, axis=1), axis=1).min()
+
+
 @settings(max_examples=15, deadline=None)
 @given(seeds)
 def test_the_order_of_examples_does_not_matter(seed):
     train, train_labels, test, labels, logits = problem(seed)
+    # Rows that float32 does not tell apart come in the order of the database.
+    assume(all(nearest_tie(test, train, dim) > 1e-6 for dim in WIDER))
     rng = np.random.default_rng(seed + 1)
     a, b = rng.permutation(18), rng.permutation(15)
     data, moved = (
