@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 
+from mrl_keras.cascade.policy import accuracy_and_cost, stops
+
 _SWEEPS = 20
 
 
@@ -26,32 +28,24 @@ def spend_budget(confidence, right, costs, thresholds, budget, grid) -> tuple[fl
         The thresholds. On these examples they are at least as accurate as those given, and
         within the budget; at equal accuracy they do not cost more.
     """
-    thresholds, examples = np.array(thresholds, "float64"), len(right)
-    above = np.searchsorted(grid, confidence[:, :-1], side="left")  # grid[m] passes for m < above
-    places = range(len(thresholds))
-    pairs = list(itertools.combinations(places, 2)) or [(place, None) for place in places]
-    reached = _totals(confidence, right, costs, thresholds)
+    thresholds, examples = np.append(thresholds, 0.0), len(right)  # the last prefix asks for none
+    above = np.searchsorted(grid, confidence, side="left")  # grid[m] passes for m < above
+    reached = accuracy_and_cost(confidence, right, costs, thresholds[:-1])
+    # A single threshold is paired with the last prefix, whose value changes nothing.
+    places = range(min(max(2, len(costs) - 1), len(costs)))
     for _ in range(_SWEEPS):
         before = reached
-        for pair in pairs:
+        for pair in itertools.combinations(places, 2):
             earned, spent = _of_all_values(confidence, above, right, costs, thresholds, pair, grid)
             within = spent <= budget * examples + 1e-6
             best = np.lexsort((spent.ravel(), np.where(within, -earned, 1.0).ravel()))[0]
-            found = earned.flat[best], spent.flat[best]
+            found = earned.flat[best] / examples, spent.flat[best] / examples
             if within.flat[best] and (found[0], -found[1]) > (reached[0], -reached[1]):
                 reached = found
-                for place, value in zip(pair, np.unravel_index(best, earned.shape), strict=True):
-                    if place is not None:
-                        thresholds[place] = grid[value]
+                thresholds[list(pair)] = grid[list(np.unravel_index(best, earned.shape))]
         if reached == before:
             break
-    return tuple(map(float, thresholds))
-
-
-def _totals(confidence, right, costs, thresholds):
-    """(examples right, dims spent) of one cascade."""
-    place = _stops(confidence, thresholds)
-    return float(right[np.arange(len(place)), place].sum()), float(costs[place].sum())
+    return tuple(map(float, thresholds[:-1]))
 
 
 def _of_all_values(confidence, above, right, costs, thresholds, pair, grid):
@@ -61,13 +55,11 @@ def _of_all_values(confidence, above, right, costs, thresholds, pair, grid):
     at the second where it is above that; else where the other thresholds let it stop, `late`. One
     that stops earlier than a prefix of the pair counts as never above its value.
     """
-    first, second = pair
-    late = _stops(confidence, thresholds, without=pair)
+    others = thresholds.copy()
+    others[list(pair)] = np.inf
+    late = stops(confidence, others[:-1])
     rows, values = np.arange(len(late)), len(grid) + 1
-    at_first = np.where(late < first, 0, above[:, first])
-    at_second = np.zeros_like(at_first)
-    if second is not None:
-        at_second = np.where(late < second, 0, above[:, second])
+    at_first, at_second = (np.where(late < place, 0, above[:, place]) for place in pair)
     both = at_first * values + at_second
 
     def totals(of_first, of_second, of_late):
@@ -78,20 +70,8 @@ def _of_all_values(confidence, above, right, costs, thresholds, pair, grid):
         stopped_second = stopped_second.sum(axis=1, keepdims=True) - stopped_second.cumsum(axis=1)
         return of_late.sum() + stopped_first[:-1, None] + stopped_second[:-1, :-1]
 
-    other = first if second is None else second
     right = right.astype("float64")
-    ones = np.ones(len(late))
     return (
-        totals(right[:, first], right[:, other], right[rows, late]),
-        totals(costs[first] * ones, costs[other] * ones, costs[late]),
+        totals(*(right[:, place] for place in pair), right[rows, late]),
+        totals(*costs[list(pair)], costs[late]),
     )
-
-
-def _stops(confidence, thresholds, without=()):
-    """Where each example stops, ints (examples,), at no prefix of `without`."""
-    sure = np.ones(confidence.shape, bool)
-    sure[:, :-1] = confidence[:, :-1] > thresholds
-    for place in without:
-        if place is not None:
-            sure[:, place] = False
-    return sure.argmax(axis=1)

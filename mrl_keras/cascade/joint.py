@@ -10,7 +10,7 @@ import numpy as np
 from mrl_keras.cascade.budget import spend_budget
 from mrl_keras.cascade.greedy import checked_grid, greedy_thresholds
 from mrl_keras.cascade.outcomes import check_labelled, prefix_confidence
-from mrl_keras.cascade.policy import CascadePolicy, stop_costs, stops
+from mrl_keras.cascade.policy import CascadePolicy, accuracy_and_cost, stop_costs
 
 _PRICES, _SWEEPS = 40, 20
 
@@ -63,7 +63,7 @@ def optimize_thresholds(
     if expected_dim is None:
         confidence, right, costs = outcomes
         greedy = greedy_thresholds(confidence, right, checked_grid(None))
-        expected_dim = _measure(confidence, right, costs, greedy)[1]
+        expected_dim = accuracy_and_cost(confidence, right, costs, greedy)[1]
     (thresholds,) = most_accurate(*outcomes, [expected_dim], grid)
     return CascadePolicy(dims, thresholds, () if temperatures is None else temperatures)
 
@@ -93,7 +93,7 @@ def threshold_front(
     temperatures = () if temperatures is None else temperatures
     return [
         FrontPoint(CascadePolicy(dims, thresholds, temperatures), accuracy, dim)
-        for thresholds, accuracy, dim in _front_of(*outcomes, grid)
+        for thresholds, accuracy, dim in _front_of(*outcomes, _with_zero(grid))
     ]
 
 
@@ -128,8 +128,8 @@ def most_accurate(confidence, right, costs, budgets, grid=None):
         budgets: numbers, the most that an example may cost on average.
         grid: as for `optimize_thresholds`.
     """
-    front = _front_of(confidence, right, costs, grid)
     grid = _with_zero(grid)
+    front = _front_of(confidence, right, costs, grid)
     return [
         spend_budget(confidence, right, costs, best_within(front, budget)[0], float(budget), grid)
         for budget in budgets
@@ -138,19 +138,19 @@ def most_accurate(confidence, right, costs, budgets, grid=None):
 
 def _front_of(confidence, right, costs, grid):
     """The front over arrays: a list of (thresholds, accuracy, expected dim), dims ascending."""
-    grid, steps = _with_zero(grid), len(costs) - 1
+    steps = len(costs) - 1
     greedy = greedy_thresholds(confidence, right, checked_grid(None))
     # Early stopping at each prefix: a threshold of 0 lets nothing pass.
     starts = [tuple(greedy[:j] + [0.0] * (steps - j)) for j in range(steps + 1)]
     starts += [(0.0,) * j + tuple(greedy[j:]) for j in range(1, steps)]
-    seen = {start: _measure(confidence, right, costs, start) for start in starts}
+    seen = {start: accuracy_and_cost(confidence, right, costs, start) for start in starts}
     above = np.searchsorted(grid, confidence[:, :-1], side="left")
     warm = [grid[0]] * steps, [1.0] * steps, list(greedy)
     for thresholds in warm:
         for price in _prices(costs, len(right)):
             thresholds = _ascend(above, confidence, right, price * costs, thresholds, grid)
             if thresholds not in seen:
-                seen[thresholds] = _measure(confidence, right, costs, thresholds)
+                seen[thresholds] = accuracy_and_cost(confidence, right, costs, thresholds)
     return _front(seen)
 
 
@@ -193,12 +193,6 @@ def _prices(costs, examples):
     highest = 2.0 / np.diff(costs).min()
     lowest = 0.1 / (examples * (costs[-1] - costs[0]))
     return [*np.geomspace(highest, lowest, _PRICES), 0.0]
-
-
-def _measure(confidence, right, costs, thresholds):
-    """(accuracy, expected dim) of one cascade."""
-    place = stops(confidence, thresholds)
-    return float(right[np.arange(len(place)), place].mean()), float(costs[place].mean())
 
 
 def _front(seen):

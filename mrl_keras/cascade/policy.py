@@ -142,6 +142,18 @@ def stops(confidence, thresholds) -> np.ndarray:
     return sure.argmax(axis=1)
 
 
+def accuracy_and_cost(confidence, right, costs, thresholds) -> tuple[float, float]:
+    """(accuracy, mean cost of an example) of one cascade.
+
+    Args:
+        confidence, right: (examples, prefixes).
+        costs: floats (prefixes,), such as `stop_costs` gives.
+        thresholds: as for `stops`.
+    """
+    place = stops(confidence, thresholds)
+    return float(right[np.arange(len(place)), place].mean()), float(costs[place].mean())
+
+
 def stop_costs(dims, cost: str) -> np.ndarray:
     """Dims that an example costs which stops at each prefix.
 
