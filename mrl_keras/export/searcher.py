@@ -7,7 +7,7 @@ import uuid
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.retrieval.scann_index import TENSOR_DTYPES, TENSOR_NAMES, scann_ops
+from mrl_keras.retrieval.scann_index import TENSOR_DTYPES, TENSOR_NAMES, leaf_order, scann_ops
 
 # TensorsToScann takes what ScannToTensors gives, with the last part moved to the front.
 _INPUT_ORDER = (TENSOR_NAMES[-1], *TENSOR_NAMES[:-1])
@@ -22,19 +22,23 @@ class ScannParts(tf.Module):
 
     Args:
         shortlist: `mrl_keras.retrieval.ScannShortlist`.
-        order: int array (rows,): row `i` of the searcher is row `order[i]` of the shortlist.
+
+    Attributes:
+        order: int32 (rows,), leaf by leaf: row `i` of the parts is row `order[i]` of the shortlist.
     """
 
-    def __init__(self, shortlist, order):
+    def __init__(self, shortlist):
         super().__init__(name="scann_parts")
+        tensors = shortlist.tensors()
+        self.order = leaf_order(tensors["datapoint_to_token"])
         self.parts = {
             name: tf.Variable(
-                tf.constant(_ordered(name, part, order), TENSOR_DTYPES[name]),
+                tf.constant(_ordered(name, part, self.order), TENSOR_DTYPES[name]),
                 shape=tf.TensorShape(None),
                 trainable=False,
                 name=name,
             )
-            for name, part in shortlist.tensors().items()
+            for name, part in tensors.items()
         }
 
 

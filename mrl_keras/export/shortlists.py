@@ -122,8 +122,8 @@ class ScannShortlist(tf.Module):
         self.n_rows, self._dim, self._width = len(index), index.shortlist.dim, index.shortlist.width
         self.reranks = int(plan is not None and index.shortlist.reranks(plan))
         self.num_leaves, self.default_leaves = parameters.num_leaves, parameters.leaves_to_search
-        self.order = index.shortlist.partition()[1]
-        self.parts = ScannParts(index.shortlist, self.order)
+        self.parts = ScannParts(index.shortlist)
+        self.order = self.parts.order
         self.searcher = ScannResource(self.parts)
 
     def _asked(self, queries):

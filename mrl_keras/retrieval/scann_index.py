@@ -84,6 +84,11 @@ def scann_ops():
     return tf, ops
 
 
+def leaf_order(tokens: np.ndarray) -> np.ndarray:
+    """The rows leaf by leaf, int32 (rows,), from the leaf of each row ("datapoint_to_token")."""
+    return np.argsort(tokens, kind="stable").astype(np.int32)
+
+
 class ScannShortlist:
     """Proposes rows by ScaNN on the L2-normalised D_s prefix. Make one with `build`.
 
@@ -261,7 +266,7 @@ class ScannShortlist:
         for child, centre in zip(root.children, root.centers, strict=True):
             centres[child.leaf_id] = centre.dimension
         tokens = tensors["datapoint_to_token"]
-        row_order = np.argsort(tokens, kind="stable").astype(np.int32)
+        row_order = leaf_order(tokens)
         counts = np.bincount(tokens, minlength=len(centres))
         return centres, row_order, np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
