@@ -10,7 +10,7 @@ import numpy as np
 from mrl_keras.checks import whole_number
 from mrl_keras.evaluation.cache import ResultCache
 from mrl_keras.nesting import NestingDims
-from mrl_keras.retrieval.progress import progress_bar
+from mrl_keras.progress import progress_bar
 
 CONTENT = ("weights", "split", "preprocessing")
 

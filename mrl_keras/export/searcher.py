@@ -7,7 +7,7 @@ import uuid
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.retrieval.scann_index import TENSOR_DTYPES, TENSOR_NAMES, leaf_order, scann_ops
+from mrl_keras.retrieval.scann.shortlist import TENSOR_DTYPES, TENSOR_NAMES, leaf_order, scann_ops
 
 # TensorsToScann takes what ScannToTensors gives, with the last part moved to the front.
 _INPUT_ORDER = (TENSOR_NAMES[-1], *TENSOR_NAMES[:-1])

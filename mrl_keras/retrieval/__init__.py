@@ -1,11 +1,11 @@
 """Nested retrieval over arrays: exact, adaptive, funnel; it knows no model."""
 
-from mrl_keras.retrieval.bulk import bulk_search, load_bulk_search
-from mrl_keras.retrieval.exact import ExactResult, exact_search
-from mrl_keras.retrieval.flops import index_bytes, mflops_per_query
-from mrl_keras.retrieval.nested_index import NestedIndex, SearchResult
+from mrl_keras.retrieval.bulk.search import bulk_search, load_bulk_search
+from mrl_keras.retrieval.exact.search import ExactResult, exact_search
+from mrl_keras.retrieval.cost import index_bytes, mflops_per_query
+from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
 from mrl_keras.retrieval.plan import SearchPlan
-from mrl_keras.retrieval.ranking import (
+from mrl_keras.retrieval.metrics import (
     labels_at,
     mean_average_precision,
     precision_at_k,
@@ -13,10 +13,10 @@ from mrl_keras.retrieval.ranking import (
     recall_at_k,
     top_k_accuracy,
 )
-from mrl_keras.retrieval.scann_index import ScannShortlist
-from mrl_keras.retrieval.scann_rule import ScannParameters, scann_parameters
-from mrl_keras.retrieval.tuning import TuningPoint, TuningResult, pareto_front, tune
-from mrl_keras.retrieval.tuning_space import TuningSpace
+from mrl_keras.retrieval.scann.shortlist import ScannShortlist
+from mrl_keras.retrieval.scann.parameters import ScannParameters, scann_parameters
+from mrl_keras.retrieval.tuning.tune import TuningPoint, TuningResult, pareto_front, tune
+from mrl_keras.retrieval.tuning.space import TuningSpace
 
 __all__ = [
     "ExactResult",

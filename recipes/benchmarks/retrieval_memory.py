@@ -61,7 +61,7 @@ def export(rows_path, dims, plan, storage, folder, reorder_dim):
 
     from mrl_keras.export import export_saved_model
     from mrl_keras.retrieval import NestedIndex, SearchPlan
-    from mrl_keras.retrieval.scann_index import scann_ops
+    from mrl_keras.retrieval.scann.shortlist import scann_ops
 
     scann_ops()
     plan, rows = SearchPlan(**plan), row_chunks(rows_path)
@@ -84,7 +84,7 @@ def loaded(path, queries_path):
     import tensorflow as tf
 
     from mrl_keras.export import load
-    from mrl_keras.retrieval.scann_index import scann_ops
+    from mrl_keras.retrieval.scann.shortlist import scann_ops
 
     scann_ops()
     queries = tf.constant(np.load(queries_path))

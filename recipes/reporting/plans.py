@@ -13,7 +13,7 @@ from mrl_keras.retrieval import (
     labels_at,
     tune,
 )
-from mrl_keras.retrieval.ranking import average_precision
+from mrl_keras.retrieval.metrics import average_precision
 from reporting import claims
 from reporting.measured import Measured
 from reporting.pages import Figure, Table, record

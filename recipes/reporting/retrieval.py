@@ -12,7 +12,7 @@ from mrl_keras.retrieval import (
     mflops_per_query,
     ranking_metrics,
 )
-from mrl_keras.retrieval.ranking import average_precision
+from mrl_keras.retrieval.metrics import average_precision
 from reporting import claims
 from reporting.measured import Measured
 from reporting.pages import Page, Table, dims_figure, dims_table

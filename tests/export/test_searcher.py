@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mrl_keras.export import load
 from mrl_keras.export.searcher import ScannResource
-from mrl_keras.retrieval.scann_index import scann_ops
+from mrl_keras.retrieval.scann.shortlist import scann_ops
 from tests.export import cases
 
 

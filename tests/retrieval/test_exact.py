@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl_keras.nesting import NestingDims
-from mrl_keras.retrieval import blocked, exact_search, threads
+from mrl_keras.retrieval import exact_search
+from mrl_keras.retrieval.exact import blocked, threads
 from tests.retrieval.oracle import LOWEST, assert_top_k, clustered, scores_at
 
 

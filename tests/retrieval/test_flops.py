@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
-from mrl_keras.retrieval.flops import index_bytes, mflops_per_query
+from mrl_keras.retrieval.cost import index_bytes, mflops_per_query
 
 IMAGENET_1K, IMAGENET_4K = 1_281_167, 4_202_000
 DIMS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)

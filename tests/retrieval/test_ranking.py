@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mrl_keras.retrieval.ranking import (
+from mrl_keras.retrieval.metrics import (
     labels_at,
     mean_average_precision,
     precision_at_k,

@@ -4,7 +4,8 @@ import os
 import numpy as np
 import pytest
 
-from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan, storage
+from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
+from mrl_keras.retrieval.index import storage
 from tests.retrieval.oracle import clustered
 
 PLAN = SearchPlan.funnel((8, 16, 32), 60)

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from mrl_keras.files import atomic_directory, read_manifest
-from mrl_keras.retrieval.build import storage_dtype
+from mrl_keras.retrieval.index.build import storage_dtype
 
 FORMAT_VERSION = 1
 _MANIFEST = "index.json"
@@ -75,7 +75,7 @@ def _read_shortlist(manifest, read):
     saved = manifest["shortlist"]
     if saved is None:
         return None
-    from mrl_keras.retrieval import scann_index
+    from mrl_keras.retrieval.scann import shortlist as scann_index
 
     tensors = {name: read(f"scann_{name}.npy") for name in scann_index.TENSOR_NAMES}
     for name, dtype in scann_index.TENSOR_DTYPES.items():

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.retrieval import scann_rule
+from mrl_keras.retrieval.scann import parameters as scann_rule
 from mrl_keras.retrieval.arrays import (
     as_float32,
     check_matrix,
     inverse_norms,
     refuse_rows,
 )
-from mrl_keras.retrieval.blocked import prefix_squared_norms
-from mrl_keras.retrieval.progress import progress_bar
+from mrl_keras.retrieval.exact.blocked import prefix_squared_norms
+from mrl_keras.progress import progress_bar
 
 
 def storage_dtype(storage: str) -> np.dtype:
@@ -148,7 +148,7 @@ def shortlist_for(index, shortlist_dim, scann):
     blocks = index.blocks_up_to(getattr(scann, "reorder_dim", None) or shortlist_dim)
     if scann is None or (scann == "auto" and len(index) < scann_rule.EXACT_BELOW):
         return None
-    from mrl_keras.retrieval.scann_index import ScannShortlist
+    from mrl_keras.retrieval.scann.shortlist import ScannShortlist
 
     prefix = np.concatenate([as_float32(block) for block in blocks], axis=1)
     parameters = None if scann == "auto" else scann

@@ -18,8 +18,8 @@ from mrl_keras.retrieval.arrays import (
     pad_columns,
     squared_norms,
 )
-from mrl_keras.retrieval.blocked import NestedScan
-from mrl_keras.retrieval.progress import progress_bar
+from mrl_keras.retrieval.exact.blocked import NestedScan
+from mrl_keras.progress import progress_bar
 
 DEFAULT_MEMORY_BUDGET = 1 << 30
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mrl_keras.retrieval.arrays import check_queries, order_rows, select_rows
-from mrl_keras.retrieval.exact import DEFAULT_MEMORY_BUDGET, search_finite
-from mrl_keras.retrieval.flops import mflops_per_query
-from mrl_keras.retrieval.funnel import prefix_scores
+from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
+from mrl_keras.retrieval.cost import mflops_per_query
+from mrl_keras.retrieval.rerank import prefix_scores
 from mrl_keras.retrieval.plan import SearchPlan
-from mrl_keras.retrieval.progress import progress_bar
-from mrl_keras.retrieval.relevance import RankingMetric, Relevance
-from mrl_keras.retrieval.tuning_space import TuningSpace
+from mrl_keras.progress import progress_bar
+from mrl_keras.retrieval.tuning.relevance import RankingMetric, Relevance
+from mrl_keras.retrieval.tuning.space import TuningSpace
 
 _TIMED_QUERIES = 256
 
@@ -84,7 +84,7 @@ class TuningResult:
         Raises:
             ImportError: matplotlib is missing.
         """
-        from mrl_keras.retrieval.tuning_plot import plot
+        from mrl_keras.retrieval.tuning.plot import plot
 
         return plot(self, path)
 

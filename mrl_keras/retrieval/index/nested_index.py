@@ -9,7 +9,7 @@ import numpy as np
 
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
-from mrl_keras.retrieval import storage as disk
+from mrl_keras.retrieval.index import storage as disk
 from mrl_keras.retrieval.arrays import (
     PAD_POSITION,
     check_matrix,
@@ -17,13 +17,13 @@ from mrl_keras.retrieval.arrays import (
     check_queries,
     squared_norms,
 )
-from mrl_keras.retrieval.build import build_tables, checked_ids, shortlist_for
-from mrl_keras.retrieval.exact import DEFAULT_MEMORY_BUDGET, search_finite
-from mrl_keras.retrieval.funnel import rerank_blocks
+from mrl_keras.retrieval.index.build import build_tables, checked_ids, shortlist_for
+from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
+from mrl_keras.retrieval.rerank import rerank_blocks
 from mrl_keras.retrieval.plan import SearchPlan
 
 if TYPE_CHECKING:
-    from mrl_keras.retrieval.scann_index import ScannParameters, ScannShortlist
+    from mrl_keras.retrieval.scann.shortlist import ScannParameters, ScannShortlist
 
 
 class SearchResult(NamedTuple):

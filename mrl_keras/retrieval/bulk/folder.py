@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 
 from mrl_keras.files import atomic_directory, atomic_file, read_manifest
-from mrl_keras.retrieval.fingerprints import differences
-from mrl_keras.retrieval.nested_index import SearchResult
+from mrl_keras.retrieval.bulk.fingerprints import differences
+from mrl_keras.retrieval.index.nested_index import SearchResult
 
 FORMAT_VERSION = 1
 _MANIFEST, _CHUNKS, _ANSWERS = "manifest.json", "chunks", "answers"

@@ -27,8 +27,8 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
     squared_norms,
 )
-from mrl_keras.retrieval.candidates import Candidates
-from mrl_keras.retrieval.threads import available_cores, blas_threads, may_share_blas
+from mrl_keras.retrieval.exact.candidates import Candidates
+from mrl_keras.retrieval.exact.threads import available_cores, blas_threads, may_share_blas
 
 _QUERY_BLOCK = 256
 _TILE_ROWS = 4096

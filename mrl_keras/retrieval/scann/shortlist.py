@@ -25,8 +25,8 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
     squared_norms,
 )
-from mrl_keras.retrieval.scann_rows import check_width, searcher_queries, searcher_rows
-from mrl_keras.retrieval.scann_rule import (
+from mrl_keras.retrieval.scann.rows import check_width, searcher_queries, searcher_rows
+from mrl_keras.retrieval.scann.parameters import (
     CODES,
     EXACT_BELOW,
     ScannParameters,

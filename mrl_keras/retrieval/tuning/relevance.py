@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrl_keras.retrieval.arrays import PAD_POSITION
-from mrl_keras.retrieval.ranking import average_precision
+from mrl_keras.retrieval.metrics import average_precision
 
 _METRIC = re.compile(r"(mAP|recall)@([1-9]\d*)")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mrl_keras.files import atomic_file
-from mrl_keras.retrieval.tuning import pareto_front
+from mrl_keras.retrieval.tuning.tune import pareto_front
 
 _MARKERS = "osD^v<>pP*Xh"
 

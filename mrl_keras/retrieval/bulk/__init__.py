@@ -1,0 +1,1 @@
+"""Bulk search: the answers of many queries on disk, resumable."""

@@ -1,0 +1,1 @@
+"""Exact search: the neighbours of every prefix in one pass."""

@@ -1,0 +1,1 @@
+"""The nested index: its tables, their building, and their files."""

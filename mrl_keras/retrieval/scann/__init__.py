@@ -1,0 +1,1 @@
+"""Shortlists by ScaNN."""

@@ -1,0 +1,1 @@
+"""Choosing a search plan on held-out queries."""
