@@ -174,7 +174,7 @@ def slimmable_classifier(backbone, units, widths=PAPER_WIDTHS):
     Example:
 
     >>> from mrl_keras.baselines import slimmable_classifier
-    >>> from mrl_keras.models.small_resnet import small_resnet
+    >>> from mrl_keras.models.backbones.small_resnet import small_resnet
     >>> model = slimmable_classifier(small_resnet((32, 32, 3), width=64), units=10)
     >>> model.output_shape, model.get_layer("embedding_at_16").output.shape
     ((None, 4, 10), (None, 16))

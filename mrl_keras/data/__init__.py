@@ -1,30 +1,30 @@
 """Data sets as arrays and as pipelines."""
 
-from mrl_keras.data.augmentation import resolution_stages
-from mrl_keras.data.caption_pipeline import caption_batches, streamed_caption_batches
-from mrl_keras.data.caption_sets import (
+from mrl_keras.data.image.augmentation import resolution_stages
+from mrl_keras.data.image_text.pipeline import caption_batches, streamed_caption_batches
+from mrl_keras.data.image_text.sets import (
     CaptionedImages,
     caption_set,
     caption_texts,
     read_captioned,
 )
-from mrl_keras.data.image_pipeline import (
+from mrl_keras.data.image.pipeline import (
     array_batches,
     evaluation_batches,
     streamed_batches,
 )
-from mrl_keras.data.image_records import clear_image_errors
-from mrl_keras.data.image_sets import class_names, corrupt_images, image_set
-from mrl_keras.data.images import ImageDataset, LabelledImages, load_images, read_split
-from mrl_keras.data.masked_lm import (
+from mrl_keras.data.image.records import clear_image_errors
+from mrl_keras.data.image.sets import class_names, corrupt_images, image_set
+from mrl_keras.data.image.memory import ImageDataset, LabelledImages, load_images, read_split
+from mrl_keras.data.text.masked_lm import (
     masked_lm_batches,
     masked_lm_evaluation,
     masked_lm_stream,
     token_rows,
 )
-from mrl_keras.data.text_sets import read_columns, text_set
-from mrl_keras.data.text_stream import TextSource, streamed_texts
-from mrl_keras.data.wordpiece import (
+from mrl_keras.data.text.sets import read_columns, text_set
+from mrl_keras.data.text.stream import TextSource, streamed_texts
+from mrl_keras.data.text.wordpiece import (
     SPECIAL_PIECES,
     Wordpiece,
     learn_vocabulary,

@@ -2,8 +2,8 @@
 
 from mrl_keras.evaluation.accuracy_table import AccuracyTable
 from mrl_keras.evaluation.cache import ResultCache, content_key
-from mrl_keras.evaluation.cosine_spans import CosineSpan, cosine_spans
-from mrl_keras.evaluation.disagreement import (
+from mrl_keras.evaluation.analysis.cosine_spans import CosineSpan, cosine_spans
+from mrl_keras.evaluation.analysis.disagreement import (
     class_accuracy,
     class_trends,
     first_correct_dim,
@@ -20,35 +20,35 @@ from mrl_keras.evaluation.evaluators import (
     Retrieval,
     Superclasses,
 )
-from mrl_keras.evaluation.few_shot import FewShotAccuracy, few_shot_accuracy
-from mrl_keras.evaluation.grad_cam import grad_cam, overlay
-from mrl_keras.evaluation.graded_retrieval import ndcg, pair_recall
+from mrl_keras.evaluation.classification.few_shot import FewShotAccuracy, few_shot_accuracy
+from mrl_keras.evaluation.analysis.grad_cam import grad_cam, overlay
+from mrl_keras.evaluation.retrieval.graded import ndcg, pair_recall
 from mrl_keras.evaluation.line_panels import line_panels
-from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
-from mrl_keras.evaluation.long_tail import LongTailAccuracy, long_tail_accuracy
-from mrl_keras.evaluation.neighbours import among_votes, knn_accuracy, majority_vote
-from mrl_keras.evaluation.one_pass import Outputs, collect, evaluate
-from mrl_keras.evaluation.retrieval_cost import RetrievalCost, retrieval_cost
-from mrl_keras.evaluation.retrieval_tables import (
+from mrl_keras.evaluation.classification.linear import head_accuracy, linear_probe_accuracy
+from mrl_keras.evaluation.classification.long_tail import LongTailAccuracy, long_tail_accuracy
+from mrl_keras.evaluation.classification.neighbours import among_votes, knn_accuracy, majority_vote
+from mrl_keras.evaluation.run import Outputs, collect, evaluate
+from mrl_keras.evaluation.retrieval.cost import RetrievalCost, retrieval_cost
+from mrl_keras.evaluation.retrieval.tables import (
     adaptive_grid,
     exact_retrieval_table,
     plan_retrieval_table,
     shortlist_lengths,
 )
-from mrl_keras.evaluation.robustness import (
+from mrl_keras.evaluation.classification.robustness import (
     RobustnessRow,
     class_mapping,
     mapped_labels,
     robustness_accuracy,
 )
-from mrl_keras.evaluation.superclass import (
+from mrl_keras.evaluation.classification.superclass import (
     hypernyms_at,
     read_hierarchy,
     superclass_accuracy,
     superclasses_of,
 )
-from mrl_keras.evaluation.text_similarity import prefix_cosines, rank_correlation, spearman
-from mrl_keras.evaluation.zero_shot import TEMPLATES, prompts, zero_shot_accuracy
+from mrl_keras.evaluation.text.similarity import prefix_cosines, rank_correlation, spearman
+from mrl_keras.evaluation.classification.zero_shot import TEMPLATES, prompts, zero_shot_accuracy
 
 __all__ = [
     "AccuracyTable",

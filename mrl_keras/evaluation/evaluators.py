@@ -6,18 +6,18 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from mrl_keras.cascade import cascade_curve
-from mrl_keras.evaluation.disagreement import (
+from mrl_keras.evaluation.analysis.disagreement import (
     class_accuracy,
     class_trends,
     first_correct_dim,
     oracle_accuracy,
 )
-from mrl_keras.evaluation.few_shot import few_shot_accuracy
-from mrl_keras.evaluation.linear import head_accuracy, linear_probe_accuracy
-from mrl_keras.evaluation.neighbours import among_votes, checked_neighbours
-from mrl_keras.evaluation.one_pass import Outputs
-from mrl_keras.evaluation.retrieval_tables import PAPER_KS, exact_retrieval_table
-from mrl_keras.evaluation.superclass import superclass_accuracy
+from mrl_keras.evaluation.classification.few_shot import few_shot_accuracy
+from mrl_keras.evaluation.classification.linear import head_accuracy, linear_probe_accuracy
+from mrl_keras.evaluation.classification.neighbours import among_votes, checked_neighbours
+from mrl_keras.evaluation.run import Outputs
+from mrl_keras.evaluation.retrieval.tables import PAPER_KS, exact_retrieval_table
+from mrl_keras.evaluation.classification.superclass import superclass_accuracy
 
 
 @dataclasses.dataclass(frozen=True)

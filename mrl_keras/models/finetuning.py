@@ -9,7 +9,7 @@ import re
 import keras
 import numpy as np
 
-from mrl_keras.models.garden import GardenBackbone
+from mrl_keras.models.garden.backbone import GardenBackbone
 
 
 def part_names(model):

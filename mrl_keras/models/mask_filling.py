@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data.wordpiece import checked_vocabulary
+from mrl_keras.data.text.wordpiece import checked_vocabulary
 from mrl_keras.registry import register
 
 

@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data.wordpiece import MASK
+from mrl_keras.data.text.wordpiece import MASK
 from mrl_keras.layers import MaskedLMHead
-from mrl_keras.models.garden_text import INPUTS
+from mrl_keras.models.garden.text import INPUTS
 from mrl_keras.models.mask_filling import TokenPlaces, TopPieces
 from mrl_keras.models.text_embedder import MaskedMean
 from mrl_keras.nesting import NestingDims

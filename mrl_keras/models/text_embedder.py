@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from mrl_keras.layers import MatryoshkaCosine, MatryoshkaSimilarity
-from mrl_keras.models.garden_text import INPUTS, GardenBert
+from mrl_keras.models.garden.text import INPUTS, GardenBert
 from mrl_keras.models.global_contrastive import GatheredBatch
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register

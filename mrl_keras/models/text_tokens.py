@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from mrl_keras.data.wordpiece import Wordpiece
+from mrl_keras.data.text.wordpiece import Wordpiece
 from mrl_keras.registry import register
 
 

@@ -27,7 +27,7 @@ from timing import interleaved_medians, write_csv
 from mrl_keras import MatryoshkaLoss, NestingDims, SmoothedSparseCategoricalCrossentropy
 from mrl_keras.data import LabelledImages, array_batches
 from mrl_keras.models import image_classifier
-from mrl_keras.models.small_resnet import small_resnet
+from mrl_keras.models.backbones.small_resnet import small_resnet
 
 
 def parse_arguments(arguments=None):

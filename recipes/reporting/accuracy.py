@@ -16,7 +16,7 @@ from mrl_keras.baselines import (
     Truncation,
 )
 from mrl_keras.evaluation import among_votes, linear_probe_accuracy
-from mrl_keras.evaluation.linear import among_top
+from mrl_keras.evaluation.classification.linear import among_top
 from mrl_keras.retrieval import exact_search
 from reporting import claims
 from reporting.fit import training_accuracy, why_below

@@ -6,7 +6,7 @@ import numpy as np
 import tqdm
 
 from mrl_keras.evaluation import adaptive_grid, line_panels, plan_retrieval_table
-from mrl_keras.evaluation.retrieval_tables import shortlist_lengths
+from mrl_keras.evaluation.retrieval.tables import shortlist_lengths
 from mrl_keras.retrieval import (
     NestedIndex,
     SearchPlan,

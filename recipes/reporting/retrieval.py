@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tqdm
 
-from mrl_keras.evaluation.retrieval_tables import PAPER_KS
+from mrl_keras.evaluation.retrieval.tables import PAPER_KS
 from mrl_keras.retrieval import (
     SearchPlan,
     exact_search,

@@ -14,7 +14,7 @@ from training import prepared, restored
 
 from mrl_keras import NestingDims
 from mrl_keras.data import class_names
-from mrl_keras.data.corruptions import CORRUPTIONS, corrupt
+from mrl_keras.data.image.corruptions import CORRUPTIONS, corrupt
 from mrl_keras.evaluation import ResultCache
 from mrl_keras.retrieval import exact_search
 from reporting.runs import METHODS, TrainedRun

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tqdm
 
-from mrl_keras.data.corruptions import CORRUPTIONS
+from mrl_keras.data.image.corruptions import CORRUPTIONS
 from mrl_keras.evaluation import few_shot_accuracy
 from reporting import claims
 from reporting.measured import Measured

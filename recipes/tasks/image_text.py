@@ -46,7 +46,7 @@ from mrl_keras.data import (
     resolution_stages,
     streamed_caption_batches,
 )
-from mrl_keras.data.caption_pipeline import texts_of
+from mrl_keras.data.image_text.pipeline import texts_of
 from mrl_keras.evaluation import pair_recall, prompts, zero_shot_accuracy
 from mrl_keras.export import export_saved_model
 from mrl_keras.models import (

@@ -31,7 +31,7 @@ from vocabulary import run_vocabulary
 
 from mrl_keras import MatryoshkaLoss, PairRanking, per_prefix
 from mrl_keras.data import Wordpiece, learn_vocabulary, read_columns, text_set
-from mrl_keras.data.epochs import epochs_of_rows
+from mrl_keras.data.sampling import epochs_of_rows
 from mrl_keras.evaluation import rank_correlation, spearman
 from mrl_keras.export import export_saved_model
 from mrl_keras.models import (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrl_keras.data.augmentation import (
+from mrl_keras.data.image.augmentation import (
     centre_crop,
     decode_image,
     pad_crop_flip,

@@ -18,7 +18,7 @@ from mrl_keras.data import (
     read_captioned,
     streamed_caption_batches,
 )
-from mrl_keras.data.caption_pipeline import drawn_texts, texts_of
+from mrl_keras.data.image_text.pipeline import drawn_texts, texts_of
 
 REAL = os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", "missing"), "emoji_captions"))
 CAPTIONS = tuple(tuple(f"{row}{place}" for place in "abcde"[: 1 + row % 5]) for row in range(10))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mrl_keras.data.corruptions import CORRUPTIONS, corrupt
+from mrl_keras.data.image.corruptions import CORRUPTIONS, corrupt
 
 IMAGES = np.random.default_rng(0).integers(40, 200, (4, 32, 32, 3), dtype="uint8")
 

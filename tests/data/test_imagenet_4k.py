@@ -4,7 +4,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mrl_keras.data import class_names, image_set, streamed_batches
-from mrl_keras.data.imagenet_4k import choose_images, imagenet_1k_synsets, imagenet_4k
+from mrl_keras.data.image.imagenet_4k import choose_images, imagenet_1k_synsets, imagenet_4k
 
 COUNTS = {"n00000001": 7, "n00000002": 5, "n00000003": 6, "n01440764": 9, "misc": 9}
 

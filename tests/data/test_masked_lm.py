@@ -11,7 +11,7 @@ from mrl_keras.data import (
     masked_lm_evaluation,
     token_rows,
 )
-from mrl_keras.data.masked_lm import masked
+from mrl_keras.data.text.masked_lm import masked
 
 VOCABULARY = 1000
 RNG = np.random.default_rng(0)

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from mrl_keras.export.search import NestedSearch
-from mrl_keras.export.shortlists import ScannShortlist
+from mrl_keras.export.graph.search import NestedSearch
+from mrl_keras.export.graph.shortlists import ScannShortlist
 from tests.export import cases
 
 HERE = pathlib.Path(__file__).parent

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import mrl_keras
 from mrl_keras.export import ServingOptions, export_saved_model, load, load_manifest
-from mrl_keras.export.search import LOWEST_SCORE
+from mrl_keras.export.graph.search import LOWEST_SCORE
 from mrl_keras.export.warmup import FILE_NAME
 from tests.export import cases
 

@@ -6,9 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl_keras.export.search import LOWEST_SCORE, NestedSearch
-from mrl_keras.export.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
-from mrl_keras.export.tables import PrefixTable, filled_variable, id_variable, norm_columns
+from mrl_keras.export.graph.search import LOWEST_SCORE, NestedSearch
+from mrl_keras.export.graph.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
+from mrl_keras.export.graph.tables import PrefixTable, filled_variable, id_variable, norm_columns
 from mrl_keras.retrieval import NestedIndex, SearchPlan
 from tests.export import cases
 
@@ -130,7 +130,7 @@ def test_the_partition_searches_the_leaves_that_scann_opens(metric):
 def test_database_chunks_do_not_change_exact_shortlists(monkeypatch):
     index = cases.index(scann=False, ids=False)
     whole = ExactShortlist(index, 8).find(tf.constant(cases.queries()), 25, 1)
-    monkeypatch.setattr("mrl_keras.export.shortlists._CHUNK_ROWS", 300)
+    monkeypatch.setattr("mrl_keras.export.graph.shortlists._CHUNK_ROWS", 300)
     for one, other in zip(
         whole, ExactShortlist(index, 8).find(tf.constant(cases.queries()), 25, 1), strict=True
     ):
@@ -139,7 +139,7 @@ def test_database_chunks_do_not_change_exact_shortlists(monkeypatch):
 
 def test_the_gather_budget_only_cuts_blocks(monkeypatch):
     index = cases.index(scann=False, ids=False)
-    monkeypatch.setattr("mrl_keras.export.search._BLOCK_BYTES", 3 * 60 * 4 * 9)
+    monkeypatch.setattr("mrl_keras.export.graph.search._BLOCK_BYTES", 3 * 60 * 4 * 9)
     search = NestedSearch(index, cases.PLAN, ExactShortlist(index, 8))
     expected = index.search(cases.queries(), cases.PLAN)
     np.testing.assert_array_equal(searched(search, cases.queries())["ids"], expected.ids)
@@ -270,7 +270,7 @@ def test_norm_columns_add_up_exactly():
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", tf.bfloat16.as_numpy_dtype])
 def test_variables_are_filled_in_slices(dtype, monkeypatch):
-    monkeypatch.setattr("mrl_keras.export.tables._SLICE_BYTES", 64)
+    monkeypatch.setattr("mrl_keras.export.graph.tables._SLICE_BYTES", 64)
     values, slices = np.arange(300).reshape(100, 3).astype(dtype), []
 
     def rows(start, stop):

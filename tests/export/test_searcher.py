@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mrl_keras.export import load
-from mrl_keras.export.searcher import ScannResource
+from mrl_keras.export.graph.searcher import ScannResource
 from mrl_keras.retrieval.scann.shortlist import scann_ops
 from tests.export import cases
 

@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras.models.resnet import IMAGENET_DEVIATION, IMAGENET_MEAN, Blur, resnet
-from mrl_keras.models.small_resnet import small_resnet
+from mrl_keras.models.backbones.resnet import IMAGENET_DEVIATION, IMAGENET_MEAN, Blur, resnet
+from mrl_keras.models.backbones.small_resnet import small_resnet
 from tests.support.contracts import as_numpy, save_and_load
 
 RNG = np.random.default_rng(0)

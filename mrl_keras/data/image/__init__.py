@@ -1,0 +1,1 @@
+"""Labelled images: sets, pipelines, augmentation, corruptions."""

@@ -1,0 +1,1 @@
+"""Images with captions: sets and pipelines."""

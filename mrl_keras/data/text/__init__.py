@@ -1,0 +1,1 @@
+"""Text: sets, streams, WordPiece, masked language modelling."""

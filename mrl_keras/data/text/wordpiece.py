@@ -1,0 +1,284 @@
+"""WordPiece: learning a vocabulary from text, keeping it in a file, and tokens for BERT.
+
+The learner and the tokenizer are tensorflow-text's. Its ops are custom ops: a process that loads
+a SavedModel with this tokenizer inside must import tensorflow_text first.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Iterable, Sequence
+
+import tensorflow as tf
+
+from mrl_keras.checks import whole_number
+from mrl_keras.files import atomic_file
+
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""The first pieces of every vocabulary, so that their ids are 0 to 4."""
+
+PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL_PIECES))
+_SUFFIX = "##"
+
+
+def learn_vocabulary(
+    texts: Iterable,
+    size: int,
+    lower_case: bool = True,
+    least_count: int = 10,
+    max_characters: int = 1000,
+    kept: Sequence[str] = (),
+) -> list[str]:
+    """The WordPiece vocabulary of a text: the same for the same text.
+
+    Args:
+        texts: strings, or a `tf.data.Dataset` of strings () or (batch,).
+        size: int, the most pieces. Fewer come where the text has no more that are frequent
+            enough; tensorflow-text's search is content within 5 percent.
+        lower_case: bool, lower the case and strip accents first, as `Wordpiece` must then do
+            too. Default True.
+        least_count: int, pieces that occur less often are left out, single characters excepted.
+            Default 10.
+        max_characters: int, the most frequent so many characters are known; words with others
+            are not learned from. Default 1000.
+        kept: special pieces that stand in the text literally, such as "[UNK]": nothing is
+            learned from them. Default ().
+
+    Returns:
+        Pieces, `SPECIAL_PIECES` first; a piece inside a word begins with "##".
+
+    Raises:
+        ValueError: no words, or a size below what the characters alone need.
+        ImportError: tensorflow-text is not installed.
+
+    Example:
+
+    >>> from mrl_keras.data.text.wordpiece import learn_vocabulary
+    >>> vocabulary = learn_vocabulary(["low lower lowest"] * 20, size=40)
+    >>> vocabulary[:6], "lower" in vocabulary
+    (['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'e'], True)
+
+    Source: arXiv 1810.04805, Section 3; the learner is tensorflow-text's.
+    """
+    size, least = whole_number(size, "`size`"), whole_number(least_count, "`least_count`")
+    max_characters = whole_number(max_characters, "`max_characters`")
+    import_tensorflow_text()
+    from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
+    from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
+
+    splitter, pattern = BasicTokenizer(lower_case=lower_case), _pattern(kept)
+
+    def words(batch):
+        return splitter.tokenize(tf.strings.regex_replace(batch, pattern, " ") if kept else batch)
+
+    counts = collections.Counter()
+    for batch in _string_batches(texts).map(words, num_parallel_calls=2, deterministic=True):
+        counts.update(batch.flat_values.numpy())
+    # Words in the order of their letters: nothing depends on the order of the texts.
+    counts = {word.decode(): count for word, count in sorted(counts.items())}
+    if not counts:
+        raise ValueError("`texts` must hold at least one word. Received none.")
+    pieces = learner.learn(
+        counts,
+        vocab_size=size,
+        reserved_tokens=list(SPECIAL_PIECES),
+        lower_thresh=least,
+        max_unique_chars=max_characters,
+        joiner=_SUFFIX,
+    )
+    return _cut(pieces, size)
+
+
+def _string_batches(texts):
+    if not isinstance(texts, tf.data.Dataset):
+        if isinstance(texts, (str, bytes)):
+            raise ValueError(
+                f"`texts` must be several strings, such as a list. Received {texts!r}."
+            )
+        return tf.data.Dataset.from_generator(
+            lambda: texts, output_signature=tf.TensorSpec((), tf.string)
+        ).batch(1024)
+    spec = texts.element_spec
+    if getattr(spec, "dtype", None) != tf.string or spec.shape.rank not in (0, 1):
+        raise ValueError(
+            "A dataset of texts must have strings () or (batch,) as elements. Received elements "
+            f"{spec}; `dataset.map` picks the text of an example."
+        )
+    return texts if spec.shape.rank else texts.batch(1024)
+
+
+def _cut(pieces, size):
+    """At most `size` pieces; the rarest go, but no single character, which spells unknown words."""
+    spelling = {p for p in pieces if p in SPECIAL_PIECES or len(p.removeprefix(_SUFFIX)) == 1}
+    if len(spelling) > size:
+        raise ValueError(
+            f"`size` must be at least {len(spelling)}: the text's characters need so many pieces, "
+            f"with the special ones. Received {size}; a smaller `max_characters` needs fewer."
+        )
+    room = size - len(spelling)
+    whole = set([p for p in pieces if p not in spelling][:room])
+    return [p for p in pieces if p in spelling or p in whole]
+
+
+class Wordpiece:
+    """Texts as BERT's inputs: "[CLS]", the text's pieces, "[SEP]", and "[PAD]" to a fixed length.
+
+    Works inside `tf.data` and in graphs; all shapes but the batch are static. Text that does not
+    fit is cut off. `mrl_keras.models.BertTokens` is the same as a Keras layer.
+
+    Args:
+        vocabulary: pieces, `SPECIAL_PIECES` first, such as `learn_vocabulary` gives.
+        length: int, tokens of each text with "[CLS]" and "[SEP]", at least 3.
+        lower_case: bool, lower the case and strip accents. Default True.
+        kept: special pieces that are read as such where they stand in a text literally, such as
+            ("[MASK]",). Default (), where "[MASK]" is brackets and a word.
+
+    Call arguments:
+        texts: strings (batch,).
+
+    Returns:
+        A dict of "input_word_ids", "input_mask" (1 for tokens, 0 for padding) and
+        "input_type_ids" (0), each int32 (batch, length).
+
+    Raises:
+        ValueError: a vocabulary without the special pieces or with a piece twice, or an argument
+            out of range.
+        ImportError: tensorflow-text is not installed.
+
+    Example:
+
+    >>> from mrl_keras.data.text.wordpiece import SPECIAL_PIECES, Wordpiece
+    >>> tokens = Wordpiece([*SPECIAL_PIECES, "low", "##er", "."], length=7)
+    >>> tokens(["Low lower.", ""])["input_word_ids"].numpy().tolist()
+    [[2, 5, 5, 6, 7, 3, 0], [2, 3, 0, 0, 0, 0, 0]]
+    """
+
+    def __init__(self, vocabulary, length, lower_case=True, kept=()):
+        self.vocabulary = checked_vocabulary(vocabulary)
+        self.length = whole_number(length, "`length`", least=3)
+        self.lower_case = bool(lower_case)
+        self.kept = (kept,) if isinstance(kept, str) else tuple(kept)
+        unknown = sorted(set(self.kept) - set(SPECIAL_PIECES[1:]))
+        if unknown:
+            raise ValueError(f"`kept` must be some of {SPECIAL_PIECES[1:]}. Received {unknown}.")
+        self._text = import_tensorflow_text()
+        self._tokenizer = self._text.FastBertTokenizer(
+            list(self.vocabulary),
+            suffix_indicator=_SUFFIX,
+            token_out_type=tf.int32,
+            unknown_token=SPECIAL_PIECES[UNK],
+            lower_case_nfd_strip_accents=self.lower_case,
+        )
+
+    def pieces(self, texts):
+        """The ids of each text's pieces, without "[CLS]" and "[SEP]", not cut.
+
+        Args:
+            texts: strings (batch,).
+
+        Returns:
+            int32 `tf.RaggedTensor` (batch, pieces).
+        """
+        texts = tf.convert_to_tensor(texts, tf.string)
+        if not self.kept:
+            return self._tokenizer.tokenize(texts)
+        pattern = _pattern(self.kept)
+        parts = self._text.regex_split(texts, pattern, keep_delim_regex_pattern=pattern)
+        flat = parts.flat_values
+        kind = sum(
+            SPECIAL_PIECES.index(piece) * tf.cast(flat == piece, tf.int32) for piece in self.kept
+        )
+        special = kind > PAD
+        plain = self._tokenizer.tokenize(tf.where(special, "", flat))
+        ids = tf.RaggedTensor.from_row_lengths(
+            tf.boolean_mask(kind, special), tf.cast(special, tf.int64)
+        )
+        return parts.with_flat_values(tf.concat([plain, ids], axis=1)).merge_dims(1, 2)
+
+    def __call__(self, texts):
+        return self.framed(self.pieces(texts))
+
+    def framed(self, pieces):
+        """BERT's inputs of ragged ids (batch, pieces): cut, framed and padded; see the class."""
+        pieces = pieces[:, : self.length - 2]
+        ends = tf.ones((pieces.nrows(), 1), tf.int32)
+        ids = tf.concat([ends * CLS, pieces, ends * SEP], axis=1)
+        words = ids.to_tensor(PAD, shape=(None, self.length))
+        mask = tf.sequence_mask(ids.row_lengths(), self.length, tf.int32)
+        return {
+            "input_word_ids": words,
+            "input_mask": tf.ensure_shape(mask, (None, self.length)),
+            "input_type_ids": tf.zeros_like(words),
+        }
+
+
+def _pattern(kept):
+    return "|".join(f"\\[{piece.strip('[]')}\\]" for piece in kept)
+
+
+def checked_vocabulary(vocabulary) -> tuple[str, ...]:
+    """`vocabulary` as a tuple of str.
+
+    Raises:
+        ValueError: the special pieces are not its first, or a piece is there twice or empty.
+    """
+    pieces = tuple(vocabulary)
+    if pieces[: len(SPECIAL_PIECES)] != SPECIAL_PIECES:
+        raise ValueError(
+            f"A vocabulary must begin with {', '.join(SPECIAL_PIECES)}. Received "
+            f"{list(pieces[: len(SPECIAL_PIECES)])}; `learn_vocabulary` makes one."
+        )
+    twice = [p for p, count in collections.Counter(pieces).items() if count > 1]
+    if twice or "" in pieces:
+        raise ValueError(
+            "The pieces of a vocabulary must differ, and none be empty. Received "
+            f"{twice[:5] or 'an empty piece'}{' more than once' * bool(twice)}."
+        )
+    return pieces
+
+
+def write_vocabulary(path, vocabulary) -> None:
+    """Writes one piece a line, as UTF-8; the line's number is the id. The file appears whole.
+
+    Args:
+        path: of the file.
+        vocabulary: pieces, `SPECIAL_PIECES` first.
+
+    Raises:
+        ValueError: no vocabulary, or a piece with a line break.
+    """
+    pieces = checked_vocabulary(vocabulary)
+    broken = [piece for piece in pieces if piece.splitlines() != [piece]]
+    if broken:
+        raise ValueError(f"A piece must be one line. Received {broken[:5]}.")
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{piece}\n" for piece in pieces)
+
+
+def read_vocabulary(path) -> list[str]:
+    """The pieces of a file that `write_vocabulary` wrote.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: no file, or no vocabulary in it.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"There is no vocabulary {path}. `learn_vocabulary` and `write_vocabulary` make it."
+        )
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return list(checked_vocabulary(line.removesuffix("\n") for line in file))
+
+
+def import_tensorflow_text():
+    """The module tensorflow_text, whose import registers its ops."""
+    try:
+        import tensorflow_text
+    except ImportError as error:
+        raise ImportError(
+            "Text models need tensorflow-text: pip install mrl_keras[models]"
+        ) from error
+    return tensorflow_text

@@ -1,0 +1,1 @@
+"""What prefixes hold: disagreement, cosines, heat maps."""

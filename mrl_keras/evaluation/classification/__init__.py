@@ -1,0 +1,1 @@
+"""Accuracy of embeddings and logits at every prefix."""

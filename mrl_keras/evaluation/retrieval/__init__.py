@@ -1,0 +1,1 @@
+"""Retrieval quality and cost at every prefix."""

@@ -1,0 +1,1 @@
+"""Similarity of sentence pairs at every prefix."""

@@ -1,0 +1,1 @@
+"""The graph code of an exported model."""

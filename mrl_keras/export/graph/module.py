@@ -1,0 +1,197 @@
+"""The module that is saved: the encoder's state, the nested search, and the signatures."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mrl_keras.export.graph.shortlists import unit_rows
+
+_NUMBERS = ("k", "shortlist", "leaves")
+_TrackableResource = tf.saved_model.experimental.TrackableResource
+
+
+class ServingModule(tf.Module):
+    """Everything that a SavedModel of this package serves, as named signatures.
+
+    | signature | inputs | outputs |
+    |---|---|---|
+    | `embed` | raw inputs | `embedding` (batch, d) |
+    | `embed_dim` | raw inputs, `dim` scalar | `embedding` (batch, dim), L2-normalised prefix |
+    | `embed_dim_batch` | raw inputs, `dim` (batch,) | `embedding` (batch, d), zero after each dim |
+    | `classify` | raw inputs | `class`, `probability` (batch,), `logits` (batch, classes) |
+    | `classify_adaptive` | raw inputs | `class`, `probability`, `dim`, each (batch,) |
+    | a head's or function's name | raw inputs | what it gives |
+    | a further encoder's name | its own raw inputs | `embedding` (batch, d) |
+    | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k) |
+    | `retrieve_dynamic` | and `k`, `shortlist`, `leaves` scalars, optional | (batch, k) |
+    | `retrieve_batch` | and `k`, `shortlist`, `leaves` (batch,) | (batch, the plan's k) |
+    | `retrieve_embeddings`, `_dynamic`, `_batch` | `embedding` instead of raw inputs | the same |
+    | `serving_default` | as `retrieve`, or `embed` without an index | |
+
+    `retrieve` and `retrieve_embeddings` have no optional inputs on purpose: they work with TF
+    Serving's batching and its REST API, and after `tf.saved_model.load`, none of which handles
+    optional inputs. Optional inputs are clamped into their bounds, never refused.
+
+    Args:
+        inputs: `RawInputs` of the encoder.
+        width: int, the embedding width d.
+        layers: Keras layers whose state the functions use.
+        classify: `None` or a function embedding -> (batch, classes) logits.
+        heads: dict from signature names to functions of the embedding.
+        functions: dict from signature names to functions of the raw inputs.
+        search: `None` or a `NestedSearch`.
+        bounds: (most k, most shortlist), the limits of the optional inputs.
+        encoders: dict from signature names to the `RawInputs` of further encoders.
+
+    Attributes:
+        signatures_by_name: dict from names to the `tf.function` of each signature.
+    """
+
+    def __init__(
+        self,
+        inputs,
+        width,
+        layers,
+        classify=None,
+        heads=None,
+        functions=None,
+        search=None,
+        bounds=None,
+        encoders=None,
+    ):
+        super().__init__(name="serving")
+        self._inputs, self._width, self._bounds = inputs, width, bounds
+        self.nested_search = search
+        self.resources = [resource for layer in layers for resource in _resources(layer)]
+        self._encode, self._encoders = inputs.encode, encoders or {}
+        self.signatures_by_name = self._signatures(classify, heads or {}, functions or {})
+        # What the functions read, and not the optimizer that a compiled encoder carries.
+        traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
+        self.state = list({id(v): v for fn in traced for v in fn.variables}.values())
+
+    def _signatures(self, classify, heads, functions):
+        raw, embedding = dict(self._inputs.specs), {"embedding": _spec([None, self._width])}
+        made = {
+            "embed": _function(raw, lambda inputs: {"embedding": self._encode(inputs)}),
+            "embed_dim": _function(raw, self._embed_dim, {"dim": self._width}),
+            "embed_dim_batch": _function(raw, self._embed_dim_batch, ["dim"]),
+        }
+        if classify is not None:
+            heads = {"classify": lambda given: _classes(classify(given)), **heads}
+        for name, own in self._encoders.items():
+            made[name] = _function(dict(own.specs), _on_embedding(own.encode, _embedding))
+        for name, head in heads.items():
+            made[name] = _function(raw, _on_embedding(self._encode, head))
+        for name, function in functions.items():
+            made[name] = _function(raw, _on_embedding(self._inputs.packed, function))
+        if self.nested_search is not None:
+            for name, specs, encode in (
+                ("retrieve", raw, self._encode),
+                ("retrieve_embeddings", embedding, lambda inputs: inputs["embedding"]),
+            ):
+                made[name] = _function(specs, _on_embedding(encode, self._retrieve))
+                made[f"{name}_dynamic"] = _function(
+                    specs, _on_embedding(encode, self._retrieve_dynamic), self._default_numbers()
+                )
+                made[f"{name}_batch"] = _function(
+                    specs, _on_embedding(encode, self._retrieve_batch), list(_NUMBERS)
+                )
+        return {**made, "serving_default": made.get("retrieve", made["embed"])}
+
+    def example_values(self) -> dict[str, float]:
+        """Numbers for requests that warm a server up: the defaults, and an embedding of ones."""
+        numbers = {} if self.nested_search is None else self._default_numbers()
+        return {"embedding": 1.0, "dim": self._width, **numbers}
+
+    def _embed_dim(self, inputs, dim):
+        dim = tf.clip_by_value(dim, 1, self._width)
+        return {"embedding": unit_rows(self._encode(inputs)[:, :dim])}
+
+    def _embed_dim_batch(self, inputs, dim):
+        inside = tf.range(self._width)[None, :] < tf.clip_by_value(dim, 1, self._width)[:, None]
+        return {"embedding": unit_rows(tf.where(inside, self._encode(inputs), 0.0))}
+
+    def _default_numbers(self):
+        plan = self.nested_search.plan
+        numbers = (plan.k, plan.shortlist_size, self.nested_search.default_leaves)
+        return dict(zip(_NUMBERS, numbers, strict=True))
+
+    def _retrieve(self, embedding):
+        return self.nested_search.search(embedding, *self._default_numbers().values())
+
+    def _retrieve_dynamic(self, embedding, k, shortlist, leaves):
+        most_k, most_shortlist = self._bounds
+        k = tf.clip_by_value(k, 1, most_k)
+        shortlist = tf.clip_by_value(shortlist, k, most_shortlist)
+        leaves = tf.clip_by_value(leaves, 1, self.nested_search.num_leaves)
+        return self.nested_search.search(embedding, k, shortlist, leaves)
+
+    def _retrieve_batch(self, embedding, k, shortlist, leaves):
+        """One number for each query: rows of several requests may be merged into one batch.
+
+        The answer is as wide as the plan's k, whatever the neighbours ask for.
+        """
+        width, most_shortlist = self.nested_search.plan.k, self._bounds[1]
+        k = tf.clip_by_value(k, 1, width)
+        shortlists = tf.clip_by_value(shortlist, k, most_shortlist)
+        # The searcher takes one number of leaves for a batch: the most that a query asks for.
+        leaves = tf.clip_by_value(tf.reduce_max(leaves), 1, self.nested_search.num_leaves)
+        longest = tf.maximum(tf.reduce_max(shortlists), width)
+        found = self.nested_search.search(embedding, width, longest, leaves, shortlists)
+        return self.nested_search.blank(found, tf.range(width)[None, :] >= k[:, None])
+
+
+def _spec(shape, dtype=tf.float32):
+    return tf.TensorSpec(shape, dtype)
+
+
+def _function(inputs, compute, numbers=()):
+    """A `tf.function` of a dict of tensors and of up to three int32 numbers.
+
+    Args:
+        inputs: dict from names to `tf.TensorSpec`.
+        compute: function of the dict and of the numbers, by position.
+        numbers: names of the (batch,) numbers, or a dict from names of scalars to their
+            defaults, which become the SignatureDef's.
+    """
+    specs = [{name: tf.TensorSpec(s.shape, s.dtype, name=name) for name, s in inputs.items()}]
+    scalars = isinstance(numbers, dict)
+    specs += [tf.TensorSpec([] if scalars else [None], tf.int32, name=name) for name in numbers]
+
+    def of_inputs(inputs):
+        return compute(inputs)
+
+    def of_dim(inputs, dim):
+        return compute(inputs, dim)
+
+    def of_numbers(inputs, k, shortlist, leaves):
+        return compute(inputs, k, shortlist, leaves)
+
+    function = {0: of_inputs, 1: of_dim, 3: of_numbers}[len(numbers)]
+    if scalars:
+        # A SavedModel reads its defaults from the function's own, where they are tensors.
+        function.__defaults__ = tuple(tf.constant(n, tf.int32) for n in numbers.values())
+    return tf.function(function, input_signature=specs)
+
+
+def _on_embedding(encode, head):
+    return lambda inputs, *numbers: head(encode(inputs), *numbers)
+
+
+def _embedding(embedding):
+    return {"embedding": embedding}
+
+
+def _classes(logits):
+    logits = tf.cast(logits, tf.float32)
+    return {
+        "class": tf.argmax(logits, axis=-1, output_type=tf.int64),
+        "probability": tf.reduce_max(tf.nn.softmax(logits), axis=-1),
+        "logits": logits,
+    }
+
+
+def _resources(layer):
+    """Lookup tables and the like that `layer` and its sublayers hold."""
+    for part in layer._flatten_layers():
+        yield from (v for v in vars(part).values() if isinstance(v, _TrackableResource))

@@ -1,0 +1,1 @@
+"""Image backbones in plain Keras, and any backbone by name."""

@@ -1,0 +1,1 @@
+"""Model Garden's networks as Keras 3 layers."""
