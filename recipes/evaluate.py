@@ -4,31 +4,20 @@ Prints every figure and writes results.csv (name, value, step) into the work dir
 """
 
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import csv
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 from absl import flags
-from training import Run, restored, run_main
 
-from mrl_keras.files import atomic_file
+from recipes.common.evaluation import evaluate_run
+from recipes.common.training import Run, run_main
 
 FLAGS = flags.FLAGS
-
-
-def evaluate_run(run):
-    """Evaluates the newest checkpoint of a run; {name: value}."""
-    task, model = restored(run)
-    step, found = run.checkpoints.steps()[-1], {}
-    for name, value in task.evaluate(model):
-        found[name] = float(value)
-        print(f"{name:40} {value:10.4f}", flush=True)
-    with atomic_file(run.path("results.csv")) as path, open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "value", "step"])
-        writer.writerows([name, value, step] for name, value in found.items())
-    return found
 
 
 def main(options):

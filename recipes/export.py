@@ -4,11 +4,17 @@ Writes a SavedModel into the next free version of the output folder; nothing is 
 """
 
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+
 from absl import flags
-from training import Run, restored, run_main
+
+from recipes.common.training import Run, restored, run_main
 
 FLAGS = flags.FLAGS
 

@@ -25,13 +25,13 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+
 import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
-from model_card import model_card
-from one_line_parser import OneLineParser
-from retrieval_comparison import compare_retrieval, retrieval_text
 
 from mrl_keras import MatryoshkaLoss, NestingDims, per_prefix
 from mrl_keras.data import load_images
@@ -45,6 +45,9 @@ from mrl_keras.export import export_saved_model
 from mrl_keras.files import atomic_file
 from mrl_keras.models import image_classifier, small_convnet
 from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
+from recipes.common.model_card import model_card
+from recipes.common.one_line_parser import OneLineParser
+from recipes.common.retrieval_comparison import compare_retrieval, retrieval_text
 
 KINDS = ("linear", "1-NN")
 
@@ -227,7 +230,7 @@ def export(model, index, table, options):
 def ask_in_a_fresh_process(path, data):
     """Three test images through the exported model, loaded by a process of its own."""
     rows = np.linspace(0, len(data.test) - 1, 3).astype(int)
-    script = pathlib.Path(__file__).with_name("query_saved_model.py")
+    script = pathlib.Path(__file__).with_name("query.py")
     with tempfile.TemporaryDirectory() as folder:
         inputs = pathlib.Path(folder) / "inputs.npy"
         np.save(inputs, data.test.images[rows], allow_pickle=False)

@@ -10,15 +10,20 @@ cost.json (CPU and wall seconds) and, unless --evaluate=False, results.csv.
 """
 
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+
 from absl import flags
-from evaluate import evaluate_run
 from ml_collections import config_flags
-from training import Run, run_main, train
 
 from mrl_keras.distribution import STRATEGIES, split_cpu
+from recipes.common.evaluation import evaluate_run
+from recipes.common.training import Run, run_main, train
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "path of a config, with :tiny for its tiny mode")

@@ -34,7 +34,13 @@ ALLOWED = {
     "evaluation": BASE | {"retrieval", "metrics", "cascade"},
     "export": BASE | {"registry", "layers", "models", "retrieval", "cascade"},
 }
-TENSORFLOW = {"data", "distribution", "export", "retrieval/scann/shortlist.py", "models/garden/*.py"}
+TENSORFLOW = {
+    "data",
+    "distribution",
+    "export",
+    "retrieval/scann/shortlist.py",
+    "models/garden/*.py",
+}
 TENSORFLOW |= {"models/text_tokens.py", "models/mask_filling.py"}
 TENSORFLOW |= {"cascade/adaptive_classifier.py", "evaluation/analysis/grad_cam.py"}
 OPTIONAL = {
@@ -48,7 +54,16 @@ OPTIONAL = {
     "tqdm",
     "tf_keras",
 }
-KERAS_FREE = {"checks", "files", "nesting", "progress", "version", "retrieval", "evaluation", "data"}
+KERAS_FREE = {
+    "checks",
+    "files",
+    "nesting",
+    "progress",
+    "version",
+    "retrieval",
+    "evaluation",
+    "data",
+}
 
 
 def part(path):

@@ -1,13 +1,7 @@
 """Data sets as arrays and as pipelines."""
 
 from mrl_keras.data.image.augmentation import resolution_stages
-from mrl_keras.data.image_text.pipeline import caption_batches, streamed_caption_batches
-from mrl_keras.data.image_text.sets import (
-    CaptionedImages,
-    caption_set,
-    caption_texts,
-    read_captioned,
-)
+from mrl_keras.data.image.memory import ImageDataset, LabelledImages, load_images, read_split
 from mrl_keras.data.image.pipeline import (
     array_batches,
     evaluation_batches,
@@ -15,7 +9,13 @@ from mrl_keras.data.image.pipeline import (
 )
 from mrl_keras.data.image.records import clear_image_errors
 from mrl_keras.data.image.sets import class_names, corrupt_images, image_set
-from mrl_keras.data.image.memory import ImageDataset, LabelledImages, load_images, read_split
+from mrl_keras.data.image_text.pipeline import caption_batches, streamed_caption_batches
+from mrl_keras.data.image_text.sets import (
+    CaptionedImages,
+    caption_set,
+    caption_texts,
+    read_captioned,
+)
 from mrl_keras.data.text.masked_lm import (
     masked_lm_batches,
     masked_lm_evaluation,

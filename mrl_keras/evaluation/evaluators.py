@@ -15,9 +15,9 @@ from mrl_keras.evaluation.analysis.disagreement import (
 from mrl_keras.evaluation.classification.few_shot import few_shot_accuracy
 from mrl_keras.evaluation.classification.linear import head_accuracy, linear_probe_accuracy
 from mrl_keras.evaluation.classification.neighbours import among_votes, checked_neighbours
-from mrl_keras.evaluation.run import Outputs
-from mrl_keras.evaluation.retrieval.tables import PAPER_KS, exact_retrieval_table
 from mrl_keras.evaluation.classification.superclass import superclass_accuracy
+from mrl_keras.evaluation.retrieval.tables import PAPER_KS, exact_retrieval_table
+from mrl_keras.evaluation.run import Outputs
 
 
 @dataclasses.dataclass(frozen=True)

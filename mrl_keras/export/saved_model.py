@@ -13,6 +13,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from mrl_keras.cascade import AdaptiveClassifier, CascadePolicy
+from mrl_keras.export.graph.module import ServingModule
+from mrl_keras.export.graph.search import NestedSearch
+from mrl_keras.export.graph.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
 from mrl_keras.export.inputs import RawInputs
 from mrl_keras.export.manifest import (
     FORMAT_VERSION,
@@ -21,10 +24,7 @@ from mrl_keras.export.manifest import (
     plain_numbers,
     write_manifest,
 )
-from mrl_keras.export.graph.module import ServingModule
 from mrl_keras.export.options import ServingOptions
-from mrl_keras.export.graph.search import NestedSearch
-from mrl_keras.export.graph.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
 from mrl_keras.export.versions import MODEL_FILE, version_to_write
 from mrl_keras.export.warmup import write_warmup
 from mrl_keras.files import atomic_directory

@@ -1,6 +1,8 @@
 """Models with heads over nested prefixes, and retrieval from raw inputs."""
 
 from mrl_keras.models.backbones.by_name import image_backbone
+from mrl_keras.models.backbones.resnet import resnet
+from mrl_keras.models.backbones.small_resnet import small_resnet
 from mrl_keras.models.dual_encoder import bert_tower, dual_encoder, towers
 from mrl_keras.models.finetuning import load_backbone, part_names, train_only
 from mrl_keras.models.garden.image import GardenResNet, GardenViT
@@ -18,9 +20,7 @@ from mrl_keras.models.masked_lm import (
     masked_lm_at,
     masked_lm_embedder,
 )
-from mrl_keras.models.backbones.resnet import resnet
 from mrl_keras.models.retrieval_model import RetrievalModel
-from mrl_keras.models.backbones.small_resnet import small_resnet
 from mrl_keras.models.text_embedder import MaskedMean, sentence_pairs, text_embedder
 from mrl_keras.models.text_tokens import BertTokens
 

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.retrieval.bulk.search import DEFAULT_CHUNK_QUERIES, QuerySource, run_bulk_search
+from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.bulk.fingerprints import digest_of
+from mrl_keras.retrieval.bulk.search import DEFAULT_CHUNK_QUERIES, QuerySource, run_bulk_search
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
 from mrl_keras.retrieval.plan import SearchPlan
-from mrl_keras.progress import progress_bar
 
 
 class RetrievalModel:

@@ -1,10 +1,9 @@
 """Nested retrieval over arrays: exact, adaptive, funnel; it knows no model."""
 
 from mrl_keras.retrieval.bulk.search import bulk_search, load_bulk_search
-from mrl_keras.retrieval.exact.search import ExactResult, exact_search
 from mrl_keras.retrieval.cost import index_bytes, mflops_per_query
+from mrl_keras.retrieval.exact.search import ExactResult, exact_search
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
-from mrl_keras.retrieval.plan import SearchPlan
 from mrl_keras.retrieval.metrics import (
     labels_at,
     mean_average_precision,
@@ -13,10 +12,11 @@ from mrl_keras.retrieval.metrics import (
     recall_at_k,
     top_k_accuracy,
 )
-from mrl_keras.retrieval.scann.shortlist import ScannShortlist
+from mrl_keras.retrieval.plan import SearchPlan
 from mrl_keras.retrieval.scann.parameters import ScannParameters, scann_parameters
-from mrl_keras.retrieval.tuning.tune import TuningPoint, TuningResult, pareto_front, tune
+from mrl_keras.retrieval.scann.shortlist import ScannShortlist
 from mrl_keras.retrieval.tuning.space import TuningSpace
+from mrl_keras.retrieval.tuning.tune import TuningPoint, TuningResult, pareto_front, tune
 
 __all__ = [
     "ExactResult",

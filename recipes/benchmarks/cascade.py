@@ -18,16 +18,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import interleaved_medians, write_csv
 
 from mrl_keras import MatryoshkaDense, NestingDims
 from mrl_keras.cascade import AdaptiveClassifier, CascadePolicy
+from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
 
 
 def parse_arguments(arguments=None):

@@ -17,16 +17,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import keras
 import numpy as np
 import tensorflow as tf
-from memory import peak_in_own_process, print_peak_over
-from timing import interleaved_medians, write_csv
 
 from mrl_keras import MatryoshkaDense, MatryoshkaLoss, NestingDims
+from recipes.benchmarks.parts.memory import peak_in_own_process, print_peak_over
+from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
 
 HEADS = ("plain", "MRL-E", "MRL", "recomputed MRL-E")
 # Sums of m over M = 8 ... 2048 against 2048: what the arithmetic alone allows for MRL.

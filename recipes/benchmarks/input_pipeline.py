@@ -17,17 +17,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
+
 import keras
 import numpy as np
-from timing import interleaved_medians, write_csv
 
 from mrl_keras import MatryoshkaLoss, NestingDims, SmoothedSparseCategoricalCrossentropy
 from mrl_keras.data import LabelledImages, array_batches
 from mrl_keras.models import image_classifier
 from mrl_keras.models.backbones.small_resnet import small_resnet
+from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
 
 
 def parse_arguments(arguments=None):

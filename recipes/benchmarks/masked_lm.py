@@ -20,16 +20,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import keras
 import numpy as np
 import tensorflow as tf
-from memory import peak_in_own_process, print_peak_over
-from timing import interleaved_medians, write_csv
 
 from mrl_keras import MaskedLMCrossentropy, MaskedLMHead, MatryoshkaLoss, NestingDims
+from recipes.benchmarks.parts.memory import peak_in_own_process, print_peak_over
+from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
 
 SYSTEMS = ("full", "full in blocks", "nested", "nested, logits kept")
 MODES = ("XLA", "graph")

@@ -4,8 +4,8 @@
 
 The database is that of nested_data.py. A plan is chosen on held-out queries, exported by a process
 of its own, and loaded by `tf.saved_model.load`. Its signature
-`retrieve_embeddings` meets each peer of retrieval_peers.py in turns, in this process; peers are
-built and freed one at a time. Of each peer the fastest value of its knob counts whose mAP@10 is
+`retrieve_embeddings` meets each peer of parts/retrieval_peers.py in turns, in this process; peers
+are built and freed one at a time. Of each peer the fastest value of its knob counts whose mAP@10 is
 within 0.1 point of exact search with all dims, judged on the very queries that are reported,
 which favours the peer; where none is, the most accurate value counts, and `within_tolerance` is
 False. Queries are converted and answers are NumPy arrays on both sides.
@@ -32,19 +32,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Idle OpenMP threads of FAISS would spin on the cores while the next system is timed.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
+
 import faiss
 import numpy as np
-import retrieval_memory as memory
-from nested_data import NestedData, exact_map, mean_ap, print_beside_paper
-from retrieval_exact import measure_exact
-from retrieval_plot import plot_growth
-from retrieval_speed import BATCH, TOLERANCE, measure_speed
-from retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
-from timing import recorded_command, write_csv
 
 from mrl_keras import NestingDims
 from mrl_keras.files import atomic_file
 from mrl_keras.retrieval import NestedIndex, SearchPlan, TuningSpace, tune
+from recipes.benchmarks.parts import retrieval_memory as memory
+from recipes.benchmarks.parts.nested_data import NestedData, exact_map, mean_ap, print_beside_paper
+from recipes.benchmarks.parts.retrieval_exact import measure_exact
+from recipes.benchmarks.parts.retrieval_plot import plot_growth
+from recipes.benchmarks.parts.retrieval_speed import BATCH, TOLERANCE, measure_speed
+from recipes.benchmarks.parts.retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
+from recipes.benchmarks.parts.timing import recorded_command, write_csv
 
 FUNNEL = (16, 32, 64, 128, 256)  # then the full width; 200, 100, 50, 25 and 10 rows
 

@@ -20,16 +20,19 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
+
 import keras
 import numpy as np
-import retrieval_memory as memory
-from nested_data import NestedData, mean_ap
-from retrieval_speed import BATCH, ExportedModel
-from timing import recorded_command, wall_and_processor, write_csv
 
 from mrl_keras import NestingDims
 from mrl_keras.export import export_saved_model
 from mrl_keras.retrieval import NestedIndex, SearchPlan, exact_search
+from recipes.benchmarks.parts import retrieval_memory as memory
+from recipes.benchmarks.parts.nested_data import NestedData, mean_ap
+from recipes.benchmarks.parts.retrieval_speed import BATCH, ExportedModel
+from recipes.benchmarks.parts.timing import recorded_command, wall_and_processor, write_csv
 
 
 def parse_arguments(arguments=None):

@@ -16,12 +16,15 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
+
 import numpy as np
 import tensorflow as tf
-from nested_data import NestedData, mean_ap
-from timing import recorded_command, wall_and_processor, write_csv
 
 from mrl_keras.retrieval import exact_search
+from recipes.benchmarks.parts.nested_data import NestedData, mean_ap
+from recipes.benchmarks.parts.timing import recorded_command, wall_and_processor, write_csv
 
 D_S, SHORTLIST, BLOCK = 32, 140, 128
 

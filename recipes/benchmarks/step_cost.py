@@ -18,13 +18,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import interleaved_medians, write_csv
 
 from mrl_keras import (
     MaskedLMAccuracy,
@@ -35,6 +39,7 @@ from mrl_keras import (
     per_prefix,
 )
 from mrl_keras.models import GardenBert, image_classifier, resnet
+from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
 
 SYSTEMS = {"resnet50": ("FF", "MRL", "MRL-E"), "bert": ("FF", "MRL-E")}
 MODES = ("XLA", "graph")

@@ -13,7 +13,8 @@ Not run at full size here: no number is claimed. `:tiny` is what the tests run.
 """
 
 import ml_collections
-from configs.image_text_defaults import defaults, tiny
+
+from recipes.configs.image_text_defaults import defaults, tiny
 
 
 def get_config(mode=""):

@@ -14,7 +14,8 @@ Not run at full size here: no number is claimed. `:tiny` is what the tests run.
 """
 
 import ml_collections
-from configs.mlm_defaults import defaults, tiny
+
+from recipes.configs.mlm_defaults import defaults, tiny
 
 
 def get_config(mode=""):

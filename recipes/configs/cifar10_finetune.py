@@ -22,7 +22,7 @@ One epoch at a quarter of the learning rate of training, after FF's four. `:tiny
 weights and freezes nothing unless `init_from` and `unfrozen` are given.
 """
 
-from configs import cifar10_resnet
+from recipes.configs import cifar10_resnet
 
 
 def get_config(mode=""):

@@ -19,7 +19,8 @@ a batch takes about one percent of a training step (`recipes/benchmarks/input_pi
 """
 
 import ml_collections
-from configs.image_defaults import defaults, tiny
+
+from recipes.configs.image_defaults import defaults, tiny
 
 
 def get_config(mode=""):

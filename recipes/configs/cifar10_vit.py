@@ -15,7 +15,8 @@ included, on two cores that did other work at the same time.
 """
 
 import ml_collections
-from configs.image_defaults import defaults, tiny
+
+from recipes.configs.image_defaults import defaults, tiny
 
 
 def get_config(mode=""):

@@ -26,7 +26,8 @@ once after 120 steps and went on from there.
 """
 
 import ml_collections
-from configs.image_text_defaults import defaults, tiny
+
+from recipes.configs.image_text_defaults import defaults, tiny
 
 
 def get_config(mode=""):

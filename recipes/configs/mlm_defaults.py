@@ -1,7 +1,8 @@
 """What the masked language model configurations share; each sets its own values over these."""
 
 import ml_collections
-from configs import common_defaults
+
+from recipes.configs import common_defaults
 
 
 def defaults():

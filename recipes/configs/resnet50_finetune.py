@@ -23,7 +23,7 @@ Not run at full size here: no number is claimed. `:tiny` is what the tests run, 
 weights and with nothing frozen unless `init_from` and `unfrozen` are given.
 """
 
-from configs import resnet50_imagenet
+from recipes.configs import resnet50_imagenet
 
 EPOCHS, STEPS_PER_EPOCH = 10, resnet50_imagenet.STEPS_PER_EPOCH
 

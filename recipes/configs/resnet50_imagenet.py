@@ -17,7 +17,8 @@ Not run at full size here: no number is claimed. `:tiny` is what the tests run.
 """
 
 import ml_collections
-from configs.image_defaults import defaults, tiny
+
+from recipes.configs.image_defaults import defaults, tiny
 
 EPOCHS, STEPS_PER_EPOCH = 40, 1_281_167 // 512
 

@@ -21,7 +21,8 @@ included, and learning the vocabulary 28 more, on two cores that did other work 
 """
 
 import ml_collections
-from configs.text_defaults import defaults, tiny
+
+from recipes.configs.text_defaults import defaults, tiny
 
 
 def get_config(mode=""):

@@ -5,13 +5,15 @@
 
 Adafactor, linear decay from 1e-3, 300,000 steps, batches of 128 for each core: `batch_size` is
 the global one, here for 8 cores. JFT-300M is private. Any TFDS image classification set takes its
-place; the default is ImageNet-4K, which `mrl_keras.data.image.imagenet_4k` builds from ImageNet-21K.
+place; the default is ImageNet-4K, which `mrl_keras.data.image.imagenet_4k`
+builds from ImageNet-21K.
 
 Not run at full size here: no number is claimed. `:tiny` is what the tests run.
 """
 
 import ml_collections
-from configs.image_defaults import defaults, tiny
+
+from recipes.configs.image_defaults import defaults, tiny
 
 
 def get_config(mode=""):

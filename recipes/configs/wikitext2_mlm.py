@@ -24,7 +24,8 @@ less than 10 minutes was not measured.
 """
 
 import ml_collections
-from configs.mlm_defaults import defaults, tiny
+
+from recipes.configs.mlm_defaults import defaults, tiny
 
 
 def get_config(mode=""):

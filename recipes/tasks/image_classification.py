@@ -26,7 +26,6 @@ import functools
 
 import keras
 import numpy as np
-from prefixes import chosen_dims, importance
 
 from mrl_keras import (
     MatryoshkaLoss,
@@ -49,6 +48,7 @@ from mrl_keras.data import (
 from mrl_keras.evaluation import head_accuracy, knn_accuracy
 from mrl_keras.export import export_saved_model
 from mrl_keras.models import image_backbone, image_classifier
+from recipes.common.prefixes import chosen_dims, importance
 
 HEADS = ("mrl", "mrl_e", "ff", "slimmable")
 SPACINGS = ("log", "uniform")

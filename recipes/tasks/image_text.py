@@ -28,8 +28,6 @@ import dataclasses
 import keras
 import numpy as np
 import tensorflow as tf
-from prefixes import chosen_dims, importance
-from vocabulary import run_vocabulary
 
 from mrl_keras import MatryoshkaLoss, per_prefix
 from mrl_keras.data import (
@@ -59,8 +57,10 @@ from mrl_keras.models import (
     towers,
 )
 from mrl_keras.retrieval import NestedIndex, SearchPlan
-from tasks.image_classification import plain
-from tasks.text_embedding import embedded
+from recipes.common.prefixes import chosen_dims, importance
+from recipes.common.vocabulary import run_vocabulary
+from recipes.tasks.image_classification import plain
+from recipes.tasks.text_embedding import embedded
 
 AUGMENTATIONS = ("pad_crop_flip", "random_resized_crop", "none")
 RECALL_AT = (1, 10)

@@ -27,8 +27,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from prefixes import chosen_dims, importance
-from vocabulary import run_vocabulary
 
 from mrl_keras import (
     MaskedLMAccuracy,
@@ -59,6 +57,8 @@ from mrl_keras.models import (
     masked_lm_at,
     masked_lm_embedder,
 )
+from recipes.common.prefixes import chosen_dims, importance
+from recipes.common.vocabulary import run_vocabulary
 
 HEADS = ("mrl_e", "ff")
 LITERAL = ("[UNK]",)

@@ -26,8 +26,6 @@ import dataclasses
 import keras
 import numpy as np
 import tensorflow as tf
-from prefixes import chosen_dims, importance
-from vocabulary import run_vocabulary
 
 from mrl_keras import MatryoshkaLoss, PairRanking, per_prefix
 from mrl_keras.data import Wordpiece, learn_vocabulary, read_columns, text_set
@@ -41,6 +39,8 @@ from mrl_keras.models import (
     sentence_pairs,
     text_embedder,
 )
+from recipes.common.prefixes import chosen_dims, importance
+from recipes.common.vocabulary import run_vocabulary
 
 OBJECTIVES = {"ranking": "cosine", "contrastive": "similarity"}
 """The output of `sentence_pairs` that an objective trains."""

@@ -4,9 +4,9 @@ import importlib
 import resource
 
 import pytest
-import training
 
 from mrl_keras.distribution import Checkpoints
+from recipes.common import training
 from tests.data import test_image_pipeline as images
 from tests.support.recipe_runs import (
     RESNET,
@@ -23,7 +23,7 @@ damaged, streamed = images.damaged, images.streamed
 
 def streaming(builder, **data):
     """The tiny CIFAR-10 config over a set that is read while training, two images a step."""
-    config = importlib.import_module("configs.cifar10_resnet").get_config("tiny")
+    config = importlib.import_module("recipes.configs.cifar10_resnet").get_config("tiny")
     config.update({"batch_size": 2, "steps": 2, "checkpoint_every": 1})
     config.optimizer.warmup_steps = 0
     config.data.update(

@@ -11,15 +11,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizers import optimizer
-from tasks.image_text import Task as ImageText
-from tasks.text_embedding import Task as TextEmbedding
-from vocabulary import FILE_NAME
 
 from mrl_keras import NestingDims
 from mrl_keras.data import read_vocabulary
 from mrl_keras.export import load_manifest
 from mrl_keras.models import towers
+from recipes.common.optimizers import optimizer
+from recipes.common.vocabulary import FILE_NAME
+from recipes.tasks.image_text import Task as ImageText
+from recipes.tasks.text_embedding import Task as TextEmbedding
 from tests.data.test_captions import Captioned
 from tests.data.test_image_pipeline import StreamedImages
 
@@ -41,7 +41,7 @@ json.dump(answers, open(sys.argv[3], "w"))
 
 
 def get_config(name, mode="tiny", **changes):
-    config = importlib.import_module(f"configs.{name}").get_config(mode)
+    config = importlib.import_module(f"recipes.configs.{name}").get_config(mode)
     config.update(changes)
     return config
 

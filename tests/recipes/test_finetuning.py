@@ -7,9 +7,9 @@ import signal
 import keras
 import numpy as np
 import pytest
-from finetuning import initialise, unfreeze
-from tasks import task
 
+from recipes.common.finetuning import initialise, unfreeze
+from recipes.tasks import task
 from tests.support.recipe_runs import (
     RECIPES,
     assert_weights,
@@ -55,7 +55,7 @@ def test_the_named_parts_alone_are_trained_and_a_second_start_goes_on(pretrained
 
 
 def finetuned(**values):
-    config = importlib.import_module("configs.cifar10_finetune").get_config("tiny")
+    config = importlib.import_module("recipes.configs.cifar10_finetune").get_config("tiny")
     config.update(values)
     return config
 
@@ -106,7 +106,7 @@ def test_weights_of_keras_applications(monkeypatch):
 
 
 def test_full_size_values_are_the_papers():
-    config = importlib.import_module("configs.resnet50_finetune").get_config()
+    config = importlib.import_module("recipes.configs.resnet50_finetune").get_config()
     assert (config.steps, config.optimizer.learning_rate) == (10 * 2502, 0.1)
     assert (config.batch_size, config.optimizer.momentum) == (512, 0.9)
     assert config.optimizer.warmup_steps == 2 * 2502

@@ -4,23 +4,22 @@ import csv
 import importlib
 import itertools
 import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
-from optimizers import optimizer
-from tasks.image_classification import Task, nesting_dims
 
 from mrl_keras import MatryoshkaLoss
 from mrl_keras.export import load
+from recipes.common.optimizers import optimizer
+from recipes.tasks.image_classification import Task, nesting_dims
 
 RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
 CONFIGS = ("resnet50_imagenet", "vit_b16_jft", "cifar10_resnet", "cifar10_vit")
 
 
 def get_config(name, mode="tiny", **changes):
-    config = importlib.import_module(f"configs.{name}").get_config(mode)
+    config = importlib.import_module(f"recipes.configs.{name}").get_config(mode)
     config.update(changes)
     return config
 
@@ -177,9 +176,8 @@ def test_unknown_mode():
             get_config(name, "huge")
 
 
-def test_input_pipeline_benchmark(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES / "benchmarks"))
-    import input_pipeline
+def test_input_pipeline_benchmark(tmp_path):
+    from recipes.benchmarks import input_pipeline
 
     output = tmp_path / "result.csv"
     input_pipeline.main(input_pipeline.parse_arguments(["--tiny", f"--output={output}"]))
@@ -187,4 +185,3 @@ def test_input_pipeline_benchmark(tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     assert [row["system"] for row in rows] == ["pipeline", "step", "both"]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
-    sys.modules.pop("input_pipeline")

@@ -7,11 +7,11 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from tasks.masked_lm import Task, made_sentences, nesting_dims
-from training import compiled, prepared
 
 from mrl_keras.data import learn_vocabulary, read_vocabulary
 from mrl_keras.export import load, load_manifest
+from recipes.common.training import compiled, prepared
+from recipes.tasks.masked_lm import Task, made_sentences, nesting_dims
 
 pytest.importorskip("official")
 CONFIGS = ("bert_base_mlm", "wikitext2_mlm")
@@ -19,7 +19,7 @@ REAL = os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", "missing"), "w
 
 
 def get_config(name="wikitext2_mlm", mode="tiny", **changes):
-    config = importlib.import_module(f"configs.{name}").get_config(mode)
+    config = importlib.import_module(f"recipes.configs.{name}").get_config(mode)
     config.update(changes)
     return config
 

@@ -2,7 +2,8 @@ import keras
 import ml_collections
 import numpy as np
 import pytest
-from optimizers import MomentumSGD, Schedule, optimizer
+
+from recipes.common.optimizers import MomentumSGD, Schedule, optimizer
 
 
 def config(steps=100, gradient_accumulation=1, **values):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from recipes import quickstart
+
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = str(ROOT / "recipes" / "quickstart.py")
 
@@ -60,10 +62,7 @@ def test_a_mistake_gives_one_clear_line_and_writes_nothing(tmp_path):
         (["--shortlist=5"], "must be at least k=10"),
     ],
 )
-def test_wrong_options(arguments, message, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    import quickstart
-
+def test_wrong_options(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         quickstart.main(arguments)
     assert stop.value.code == 2

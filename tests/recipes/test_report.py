@@ -9,18 +9,19 @@ import shutil
 
 import keras
 import pytest
-import report
-import report_runs
-from reporting.pages import anchor
-from reporting.runs import budget_differences, find_runs
-from training import Run, compiled, prepared, train
+
+from recipes.common.training import Run, compiled, prepared, train
+from recipes.report import train_runs as report_runs
+from recipes.report import write_report as report
+from recipes.report.parts.page import anchor
+from recipes.report.parts.runs import budget_differences, find_runs
 
 RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
 CONFIG = RECIPES / "configs" / "cifar10_resnet.py"
 
 
 def config_of(**changes):
-    config = importlib.import_module("configs.cifar10_resnet").get_config("tiny")
+    config = importlib.import_module("recipes.configs.cifar10_resnet").get_config("tiny")
     config.steps = config.checkpoint_every = 4
     config.optimizer.warmup_steps = 2
     config.update(changes)
@@ -69,7 +70,7 @@ def test_index_has_verdicts_pages_cost_and_commands(pages):
     assert re.search(r"\| MRL is at least as accurate as FF .* \| \*\*(holds|does not)", text)
     assert "| MRL | 0, 1 |" in text
     assert "CPU hours in all" in text
-    assert "recipes/report.py --runs" in text
+    assert "recipes/report/write_report.py --runs" in text
     # What is not there is named with the run it wants.
     assert "FF at 4, 8 dims wants runs with --config.ff_dim of these" in text
     assert "slimmable networks want" in text
@@ -132,12 +133,12 @@ def test_results_are_computed_once(runs, pages, monkeypatch, tmp_path):
     def never(*arguments, **options):
         raise AssertionError("computed again")
 
-    import reporting.accuracy
-    import reporting.study
+    from recipes.report.pages import accuracy
+    from recipes.report.parts import study
 
-    monkeypatch.setattr(reporting.study.Study, "_embed", never)
-    monkeypatch.setattr(reporting.study, "exact_search", never)
-    monkeypatch.setattr(reporting.accuracy, "linear_probe_accuracy", never)
+    monkeypatch.setattr(study.Study, "_embed", never)
+    monkeypatch.setattr(study, "exact_search", never)
+    monkeypatch.setattr(accuracy, "linear_probe_accuracy", never)
     arguments = ["--runs", str(runs), "--out", str(tmp_path), "--cache", str(runs / ".." / "cache")]
     report.main([*arguments, "--splits", "3", "--corruption_examples", "8"])
     for path in pages.glob("*.csv"):

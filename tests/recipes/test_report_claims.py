@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from reporting import cascade, claims
-from reporting.fit import why_below
-from reporting.measured import Difference, Measured, difference
+
+from recipes.report.pages import cascade
+from recipes.report.parts import claims
+from recipes.report.parts.fit import why_below
+from recipes.report.parts.measured import Difference, Measured, difference
 
 
 def shares(*right, examples=100):

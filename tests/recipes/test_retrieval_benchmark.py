@@ -8,25 +8,15 @@ import sys
 import numpy as np
 import pytest
 
+from recipes.benchmarks import retrieval_reorder
+from recipes.benchmarks.parts import nested_data, retrieval_targets
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "recipes" / "benchmarks"
 PEERS = ["HNSW32, 64 dims", "HNSW32, 16 dims", "refine", "truncate", "IndexFlat", "full width"]
 
 
-@pytest.fixture(scope="module")
-def siblings():
-    """Modules of the benchmarks' folder by name, imported as the scripts import them."""
-    sys.path.insert(0, str(BENCHMARKS))
-    yield __import__
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def nested_data(siblings):
-    return siblings("nested_data")
-
-
 class TestNestedData:
-    def test_a_small_database_is_the_start_of_a_large_one(self, nested_data, tmp_path):
+    def test_a_small_database_is_the_start_of_a_large_one(self, tmp_path):
         data = nested_data.NestedData(width=16, classes=10)
         small, small_labels = data.rows(100, tmp_path)
         large, large_labels = data.rows(9000, tmp_path)
@@ -37,7 +27,7 @@ class TestNestedData:
         assert large.dtype == np.float32
         assert np.ptp(large[8192:, 0]) > 0
 
-    def test_a_database_on_disk_is_not_written_again(self, nested_data, tmp_path):
+    def test_a_database_on_disk_is_not_written_again(self, tmp_path):
         data = nested_data.NestedData(width=16, classes=10)
         data.rows(50, tmp_path)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -45,7 +35,7 @@ class TestNestedData:
         assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
         assert len(before) == 2
 
-    def test_rows_queries_and_held_out_queries_differ(self, nested_data, tmp_path):
+    def test_rows_queries_and_held_out_queries_differ(self, tmp_path):
         data = nested_data.NestedData(width=16, classes=10)
         kinds = data.rows(20, tmp_path), data.queries(20), data.queries(20, held_out=True)
         firsts = [np.asarray(vectors[0]) for vectors, _ in kinds]
@@ -53,14 +43,14 @@ class TestNestedData:
         assert not np.allclose(firsts[1], firsts[2])
         assert not np.allclose(firsts[0], nested_data.NestedData(16, 10, seed=1).queries(1)[0])
 
-    def test_more_dims_are_better_and_few_labels_are_unreachable(self, nested_data, tmp_path):
+    def test_more_dims_are_better_and_few_labels_are_unreachable(self, tmp_path):
         data = nested_data.NestedData(width=64, classes=200)
         rows, row_labels = data.rows(4000, tmp_path)
         queries, labels = data.queries(1000)
         found = nested_data.exact_map(rows, row_labels, queries, labels, [2, 8, 64])
         assert found[2] + 5 < found[8] < found[64] < 80
 
-    def test_mean_ap_is_in_points(self, nested_data):
+    def test_mean_ap_is_in_points(self):
         positions = np.array([[0, 1], [1, -1]])
         labels = np.array([3, 4])
         # 1/2 (1 + 0) and 1/2 (1 + 0).
@@ -68,24 +58,22 @@ class TestNestedData:
 
 
 class TestTargets:
-    def test_limits_are_judged_from_their_side(self, siblings):
-        targets = siblings("retrieval_targets")
-        assert targets._row(5, "fast", 14.0, 14)["met"]
-        assert not targets._row(5, "fast", 13.9, 14)["met"]
-        assert targets._row(5, "small", 0.6, 0.65, most=True)["met"]
-        assert not targets._row(5, "small", 0.7, 0.65, most=True)["met"]
+    def test_limits_are_judged_from_their_side(self):
+        assert retrieval_targets._row(5, "fast", 14.0, 14)["met"]
+        assert not retrieval_targets._row(5, "fast", 13.9, 14)["met"]
+        assert retrieval_targets._row(5, "small", 0.6, 0.65, most=True)["met"]
+        assert not retrieval_targets._row(5, "small", 0.7, 0.65, most=True)["met"]
 
-    def test_growth_says_when_the_largest_database_is_missing(self, siblings):
-        targets = siblings("retrieval_targets")
+    def test_growth_says_when_the_largest_database_is_missing(self):
         rows = [
-            {"n": n, "system": targets.EXPORT, "p50_ms": p50}
+            {"n": n, "system": retrieval_targets.EXPORT, "p50_ms": p50}
             for n, p50 in ((100_000, 2), (300_000, 3))
         ]
-        (row,) = targets._growth_targets(rows)
+        (row,) = retrieval_targets._growth_targets(rows)
         assert row["reached"] == pytest.approx(1.5)
         assert row["note"] == "1,000,000 rows not measured"
-        rows.append({"n": 1_000_000, "system": targets.EXPORT, "p50_ms": 6})
-        (row,) = targets._growth_targets(rows)
+        rows.append({"n": 1_000_000, "system": retrieval_targets.EXPORT, "p50_ms": 6})
+        (row,) = retrieval_targets._growth_targets(rows)
         assert (row["reached"], row["met"], row["note"]) == (pytest.approx(3), False, "")
 
 
@@ -125,12 +113,12 @@ def test_a_tiny_run_writes_every_table_and_keeps_other_sizes(tmp_path):
     assert (output / "growth.png").stat().st_size > 10_000
 
 
-def test_the_rerank_in_scann_is_timed_beside_the_one_over_blocks(siblings, tmp_path):
+def test_the_rerank_in_scann_is_timed_beside_the_one_over_blocks(tmp_path):
     pytest.importorskip("scann")
     sizes = "--n=1500 --width=32 --classes=20 --queries=64 --shortlist_dim=8 --reorder_dim=16"
     plans = "--shortlist 60 --kept 20 --leaves=7 --repeats=1"
     folders = [f"--cache={tmp_path / 'cache'}", f"--output={tmp_path / 'out'}"]
-    siblings("retrieval_reorder").main([*sizes.split(), *plans.split(), *folders])
+    retrieval_reorder.main([*sizes.split(), *plans.split(), *folders])
     with open(tmp_path / "out" / "reorder.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["first rerank in"] for row in rows] == ["blocks", "ScaNN"]

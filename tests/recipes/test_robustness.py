@@ -7,9 +7,10 @@ import types
 
 import numpy as np
 import pytest
-import robustness
 import tensorflow_datasets as tfds
-from training import Run, restored, train
+
+from recipes.common.training import Run, restored, train
+from recipes.report import robustness
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -53,7 +54,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     for kind in (Shapes, OtherShapes, OwnNames):
         kind(data_dir=folder).download_and_prepare()
-    config = importlib.import_module("configs.cifar10_resnet").get_config("tiny")
+    config = importlib.import_module("recipes.configs.cifar10_resnet").get_config("tiny")
     config.data.name, config.data.data_dir = "shapes", str(folder)
     config.steps, config.checkpoint_every, config.optimizer.warmup_steps = 2, 2, 1
     workdir = tmp_path_factory.mktemp("run")

@@ -5,7 +5,8 @@ import pathlib
 import keras
 import pytest
 import tensorflow as tf
-import tpu_lowering
+
+from recipes.benchmarks import tpu_lowering
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def run(*arguments):
 
 
 def test_it_finds_every_config():
-    folder = pathlib.Path(tpu_lowering.__file__).parent / "configs"
+    folder = pathlib.Path(tpu_lowering.__file__).parents[1] / "configs"
     helpers = {path.stem for path in folder.glob("*defaults.py")}
     names = {path.stem for path in folder.glob("*.py")} - helpers
     assert set(tpu_lowering.config_names()) == names

@@ -19,9 +19,9 @@ from mrl_keras.data.image.augmentation import (
     random_bits,
     random_resized_crop,
 )
-from mrl_keras.data.sampling import epochs_of_records, epochs_of_rows, ready
 from mrl_keras.data.image.records import file_records, parsed, record_files
 from mrl_keras.data.image.sets import class_names
+from mrl_keras.data.sampling import epochs_of_records, epochs_of_rows, ready
 from mrl_keras.data.tfds_sets import checked_split
 
 DTYPES = ("uint8", "float32", "bfloat16")

@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from mrl_keras.checks import whole_number
 from mrl_keras.data.image.augmentation import pad_crop_flip, uniform
-from mrl_keras.data.image_text.sets import captions_of
-from mrl_keras.data.sampling import epochs_of_records, epochs_of_rows
 from mrl_keras.data.image.pipeline import (
     check_augmentation,
     checked_dtype,
@@ -20,6 +18,8 @@ from mrl_keras.data.image.pipeline import (
     remaining_stages,
 )
 from mrl_keras.data.image.records import parsed_image
+from mrl_keras.data.image_text.sets import captions_of
+from mrl_keras.data.sampling import epochs_of_records, epochs_of_rows
 
 # The draws of an example's seed that the augmentation of its image does not use.
 ORDER_DRAW, COUNT_DRAW = 3, 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import keras
 
-from mrl_keras.models.garden.image import GardenResNet, GardenViT
-from mrl_keras.models.image_classifier import small_convnet
 from mrl_keras.models.backbones.resnet import IMAGENET_DEVIATION, IMAGENET_MEAN, resnet
 from mrl_keras.models.backbones.small_resnet import small_resnet
+from mrl_keras.models.garden.image import GardenResNet, GardenViT
+from mrl_keras.models.image_classifier import small_convnet
 
 NATIVE = {"small_convnet": small_convnet, "small_resnet": small_resnet, "resnet": resnet}
 GARDEN = {"garden:resnet": GardenResNet, "garden:vit": GardenViT}

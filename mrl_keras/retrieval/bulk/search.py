@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mrl_keras.checks import whole_number
+from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.arrays import check_queries
-from mrl_keras.retrieval.bulk.folder import BulkFolder, load_answers
 from mrl_keras.retrieval.bulk.fingerprints import RowDigest, index_fingerprint, plan_fingerprint
+from mrl_keras.retrieval.bulk.folder import BulkFolder, load_answers
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
 from mrl_keras.retrieval.plan import SearchPlan
-from mrl_keras.progress import progress_bar
 
 DEFAULT_CHUNK_QUERIES = 4096
 

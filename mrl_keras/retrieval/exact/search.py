@@ -9,6 +9,7 @@ import numpy as np
 
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
+from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
     PAD_POSITION,
@@ -19,7 +20,6 @@ from mrl_keras.retrieval.arrays import (
     squared_norms,
 )
 from mrl_keras.retrieval.exact.blocked import NestedScan
-from mrl_keras.progress import progress_bar
 
 DEFAULT_MEMORY_BUDGET = 1 << 30
 

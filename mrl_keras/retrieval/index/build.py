@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.retrieval.scann import parameters as scann_rule
+from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.arrays import (
     as_float32,
     check_matrix,
@@ -15,7 +15,7 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
 )
 from mrl_keras.retrieval.exact.blocked import prefix_squared_norms
-from mrl_keras.progress import progress_bar
+from mrl_keras.retrieval.scann import parameters as scann_rule
 
 
 def storage_dtype(storage: str) -> np.dtype:

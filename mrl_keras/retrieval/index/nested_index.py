@@ -9,7 +9,6 @@ import numpy as np
 
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
-from mrl_keras.retrieval.index import storage as disk
 from mrl_keras.retrieval.arrays import (
     PAD_POSITION,
     check_matrix,
@@ -17,10 +16,11 @@ from mrl_keras.retrieval.arrays import (
     check_queries,
     squared_norms,
 )
-from mrl_keras.retrieval.index.build import build_tables, checked_ids, shortlist_for
 from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
-from mrl_keras.retrieval.rerank import rerank_blocks
+from mrl_keras.retrieval.index import storage as disk
+from mrl_keras.retrieval.index.build import build_tables, checked_ids, shortlist_for
 from mrl_keras.retrieval.plan import SearchPlan
+from mrl_keras.retrieval.rerank import rerank_blocks
 
 if TYPE_CHECKING:
     from mrl_keras.retrieval.scann.shortlist import ScannParameters, ScannShortlist

@@ -25,13 +25,13 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
     squared_norms,
 )
-from mrl_keras.retrieval.scann.rows import check_width, searcher_queries, searcher_rows
 from mrl_keras.retrieval.scann.parameters import (
     CODES,
     EXACT_BELOW,
     ScannParameters,
     scann_parameters,
 )
+from mrl_keras.retrieval.scann.rows import check_width, searcher_queries, searcher_rows
 
 __all__ = [
     "EXACT_BELOW",

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mrl_keras.retrieval.arrays import check_queries, order_rows, select_rows
-from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
-from mrl_keras.retrieval.cost import mflops_per_query
-from mrl_keras.retrieval.rerank import prefix_scores
-from mrl_keras.retrieval.plan import SearchPlan
 from mrl_keras.progress import progress_bar
+from mrl_keras.retrieval.arrays import check_queries, order_rows, select_rows
+from mrl_keras.retrieval.cost import mflops_per_query
+from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
+from mrl_keras.retrieval.plan import SearchPlan
+from mrl_keras.retrieval.rerank import prefix_scores
 from mrl_keras.retrieval.tuning.relevance import RankingMetric, Relevance
 from mrl_keras.retrieval.tuning.space import TuningSpace
 

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts here, what they share in `parts`."""

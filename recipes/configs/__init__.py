@@ -1,0 +1,1 @@
+"""Configurations, one file each; `*_defaults.py` hold what several share."""

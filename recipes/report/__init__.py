@@ -1,0 +1,1 @@
+"""The report of trained runs: scripts here, pages and parts in folders."""

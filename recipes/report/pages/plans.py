@@ -1,0 +1,194 @@
+"""Adaptive retrieval: shortlists with reranks, funnels, shortlist lengths, a tuned plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import tqdm
+
+from mrl_keras.evaluation import adaptive_grid, line_panels, plan_retrieval_table
+from mrl_keras.evaluation.retrieval.tables import shortlist_lengths
+from mrl_keras.retrieval import (
+    NestedIndex,
+    SearchPlan,
+    labels_at,
+    tune,
+)
+from mrl_keras.retrieval.metrics import average_precision
+from recipes.report.parts import claims
+from recipes.report.parts.measured import Measured
+from recipes.report.parts.page import Figure, Table, record
+
+SHORTLIST = 200
+LENGTHS = (100, 200, 400, 800, 1600)
+TOLERANCE = 0.001
+
+
+def plan_tables(study, rows, ks) -> dict[str, dict[SearchPlan, dict[str, Measured]]]:
+    """{"exact" | "grid" | "funnels" | "lengths": {plan: {metric: `Measured` over MRL's seeds}}}."""
+    k = max(ks)
+    groups = {
+        "exact": [SearchPlan((dim,), k=k) for dim in study.dims],
+        "grid": adaptive_grid(study.dims, min(SHORTLIST, rows), k),
+        "funnels": _funnels(study.dims, rows, k),
+        "lengths": _lengths(study.dims, rows, k),
+    }
+    plans = list(dict.fromkeys(plan for group in groups.values() for plan in group))
+    found = {}
+    runs = study.of("MRL").items()
+    for seed, run in tqdm.tqdm(runs, desc="Plans", unit="run"):
+        arrays, most = study.of_test(run), study.options.plan_queries
+
+        def compute(arrays=arrays, most=most):
+            table = plan_retrieval_table(
+                arrays["test"][:most], arrays["labels"][:most].astype("int64"), arrays["train"],
+                arrays["train_labels"].astype("int64"), plans, ks,
+            )  # fmt: skip
+            names = list(next(iter(table.values())))
+            return {name: np.array([table[plan][name] for plan in plans]) for name in names}
+
+        key = {"plans": [repr(plan) for plan in plans], "most": most}
+        for name, values in study.values("plans", run, key, compute).items():
+            for plan, value in zip(plans, values.tolist(), strict=True):
+                found.setdefault(plan, {}).setdefault(name, {})[seed] = value
+    measured = {p: {n: Measured(v) for n, v in by.items()} for p, by in found.items()}
+    return {name: {plan: measured[plan] for plan in group} for name, group in groups.items()}
+
+
+def _funnels(dims, rows, k):
+    """The paper's form at each D_s: through the dims above it, shortlists halving."""
+    sizes = [size for size in (200, 400, 800) if k <= size <= rows]
+    starts = [dim for dim in dims if len(dims) - dims.index(dim) > 2]
+    return [
+        SearchPlan.funnel(dims[dims.index(start) :], size, k) for start in starts for size in sizes
+    ]
+
+
+def _lengths(dims, rows, k):
+    lengths = [length for length in LENGTHS if k <= length <= rows]
+    low = [dim for dim in (dims[0], dims[len(dims) // 2]) if dim < dims.width]
+    return [plan for dim in low for plan in shortlist_lengths(dim, dims.width, lengths, k)]
+
+
+def plan_parts(study, plans, ks):
+    """The tables of `plan_tables`, and the figure."""
+    titles = {
+        "grid": (
+            "Adaptive retrieval: D_s and D_r (Tables 11, 12)",
+            "A short prefix (D_s) finds the shortlist, a longer one (D_r) orders it.",
+        ),
+        "funnels": (
+            "Funnels (Tables 13, 14)",
+            "The shortlist shrinks by half while the dims grow.",
+        ),
+        "lengths": (
+            "Shortlist lengths (Tables 30, 31)",
+            "How long a shortlist must be for the rerank to reach the full width.",
+        ),
+    }
+    full = dict([list(plans["exact"].items())[-1]])
+    for name, (title, says) in titles.items():
+        if plans[name]:
+            yield _plan_table(name, title, says, full | plans[name], ks)
+    yield _plan_figure(study, plans, ks)
+
+
+def _plan_table(name, title, says, group, ks):
+    metrics = ["top-1", *(f"{kind}@{k}" for k in ks for kind in ("mAP", "P"))]
+    lines, records = [], []
+    for plan, found in group.items():
+        stages = zip(plan.sizes, plan.dims[1:], strict=True)
+        shown = " → ".join([f"{plan.dims[0]}", *(f"{n}×{d}" for n, d in stages)])
+        shown = shown if plan.sizes else f"exact, {plan.dims[0]} dims"
+        cost = found["MFLOPs"].mean
+        lines.append([shown, f"{cost:.3f}", *(found[m].text() for m in metrics)])
+        for m in metrics:
+            records.append({"plan": shown, "MFLOPs": cost, "metric": m} | record(found[m]))
+    says += " “8 → 200×64” finds 200 rows by 8 dims and orders them by 64. MRL, percent."
+    return Table(name, title, says, ["plan", "MFLOPs", *metrics], lines, records)
+
+
+def _plan_figure(study, plans, ks):
+    top, width = f"mAP@{ks[0]}", study.dims.width
+    names = {
+        "exact": "exact search with each prefix",
+        "grid": f"a shortlist by each prefix, reranked by {width} dims",
+        "funnels": f"funnels from each prefix to {width} dims",
+    }
+    lines = {
+        shown: [
+            (v["MFLOPs"].mean, 100 * v[top].mean, 100 * v[top].spread)
+            for plan, v in plans[name].items()
+            if name == "exact" or (plan.dims[-1] == width and plan.sizes[0] == _shortest(plans))
+        ]
+        for name, shown in names.items()
+    }
+    lines = {name: line for name, line in lines.items() if line}
+
+    def draw(path):
+        line_panels(path, {"": lines}, "MFLOPs for each query", f"{top} (%)", log_base=10)
+
+    return Figure(
+        "plans_figure", f"{top} against cost (Figure 8)",
+        "A point left of exact search's line at equal height ranks as well at a lower cost.",
+        "grid", draw,
+    )  # fmt: skip
+
+
+def _shortest(plans):
+    """The shortlist of the grid, which the figure draws the funnels of too."""
+    return next(iter(plans["grid"])).sizes[0]
+
+
+def tuned(study):
+    """A plan chosen by `tune` on one half of the queries, judged on the other half."""
+    chosen, full, ratio, shown = {}, {}, {}, {}
+    runs = study.of("MRL").items()
+    for seed, run in tqdm.tqdm(runs, desc="Tuning of plans", unit="run"):
+        arrays, most = study.of_test(run), study.options.plan_queries
+
+        def compute(arrays=arrays, most=most):
+            half = len(arrays["test"]) // 2
+            learn, judge = slice(min(most, half)), slice(half, half + most)
+            labels = arrays["train_labels"].astype("int64")
+            index = NestedIndex.build(arrays["train"], study.dims)
+            found = tune(
+                index, arrays["test"][learn], labels=(arrays["labels"][learn], labels),
+                tolerance=TOLERANCE,
+            )  # fmt: skip
+            wanted = arrays["labels"][judge]
+
+            def judged(plan):
+                rows = index.search(arrays["test"][judge], plan).positions
+                return average_precision(labels_at(rows, labels) == wanted[:, None], 10)
+
+            plan = found.best
+            return {
+                "values": [judged(plan), judged(SearchPlan((index.width,)))],
+                "costs": [found.chosen.mflops, found.full_width.mflops],
+                "dims": plan.dims, "sizes": np.array(plan.sizes, int),
+            }  # fmt: skip
+
+        found = study.values("tuned", run, {"tolerance": TOLERANCE, "most": most}, compute)
+        chosen[seed], full[seed] = found["values"]
+        ratio[seed] = float(found["costs"][0] / found["costs"][1])
+        shown[seed] = [found["dims"].tolist(), found["sizes"].tolist(), *found["costs"].tolist()]
+    header = ["seed", "dims", "sizes", "MFLOPs", "of full width", "mAP@10", "mAP@10 of full width"]
+    table, records = [], []
+    for seed, (dims, sizes, cost, whole) in shown.items():
+        stages, kept = " → ".join(map(str, dims)), " → ".join(map(str, sizes))
+        values = [f"{100 * v[seed].mean():.2f}" for v in (chosen, full)]
+        table.append([seed, stages, kept, f"{cost:.3f}", f"{whole:.3f}", *values])
+        records.append(
+            {"seed": seed, "dims": stages, "sizes": kept, "MFLOPs": cost, "full_MFLOPs": whole,
+             "mAP@10": chosen[seed].mean(), "full_mAP@10": full[seed].mean()}
+        )  # fmt: skip
+    part = Table(
+        "tuned", "The cheapest plan within a tenth of a point",
+        f"`tune` chose the plan on at most {study.options.plan_queries:,} test images of one half; "
+        "it and exact search are judged on as many of the other half.", header, table, records,
+    )  # fmt: skip
+    return part, claims.fraction_of_the_cost(
+        "Shortlist and rerank equal the full width with a fraction of the MFLOPs (mAP@10, plan "
+        "chosen on other queries)",
+        Measured.of_examples(chosen), Measured.of_examples(full), Measured(ratio),
+    )  # fmt: skip

@@ -1,0 +1,172 @@
+"""What a report is made of: pages of tables and figures, written as Markdown, CSV and PNG."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from mrl_keras.evaluation import line_panels
+from mrl_keras.files import atomic_file
+from recipes.report.parts.claims import Verdict
+from recipes.report.parts.measured import Measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table: `header` and `rows` as shown, `records` as CSV with raw numbers.
+
+    Args:
+        name: str, the CSV file's stem.
+        title: str, with the paper's table in brackets where there is one.
+        says: str, a sentence that says what it shows.
+        header, rows: strings, as shown.
+        records: dicts, one for each row of the CSV, all with the same keys.
+    """
+
+    name: str
+    title: str
+    says: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    records: Sequence[Mapping]
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---:"] * len(self.header), *self.rows]
+        shown = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        return f"## {self.title}\n\n{self.says}\n\n{shown}\n\n[CSV]({self.name}.csv)\n"
+
+    def write(self, folder):
+        with atomic_file(folder / f"{self.name}.csv") as path, open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.records[0]))
+            writer.writeheader()
+            writer.writerows(self.records)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A picture: `draw(path)` makes it, `table` names the CSV that has its numbers."""
+
+    name: str
+    title: str
+    says: str
+    table: str
+    draw: Callable
+
+    def markdown(self) -> str:
+        picture = f"![{self.title}]({self.name}.png)"
+        return f"## {self.title}\n\n{self.says}\n\n{picture}\n\n[CSV]({self.table}.csv)\n"
+
+    def write(self, folder):
+        self.draw(folder / f"{self.name}.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """One page of the report.
+
+    Args:
+        slug: str, the Markdown file's stem.
+        title: str.
+        about: str, how the numbers were made.
+        parts: `Table`s and `Figure`s, in order.
+        verdicts: `Verdict`s.
+        left_out: sentences, each says what is not there and what it would need.
+    """
+
+    slug: str
+    title: str
+    about: str
+    parts: Sequence[Table | Figure] = ()
+    verdicts: Sequence[Verdict] = ()
+    left_out: Sequence[str] = ()
+
+    def __post_init__(self):
+        for name in ("parts", "verdicts", "left_out"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def markdown(self) -> str:
+        parts = [f"# {self.title}\n", f"{self.about}\n"]
+        parts += [f"Left out: {sentence}\n" for sentence in self.left_out]
+        parts += [part.markdown() for part in self.parts]
+        if self.verdicts:
+            parts += ["## Claims\n", verdict_table(self.verdicts)]
+        return "\n".join([*parts, "[All pages](README.md)\n"])
+
+    def write(self, folder: pathlib.Path):
+        for part in self.parts:
+            part.write(folder)
+        write_text(folder / f"{self.slug}.md", self.markdown())
+
+
+def anchor(title: str) -> str:
+    """What GitHub calls a heading in links: "A and B (Table 1)" is "a-and-b-table-1"."""
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> str:
+    rows = [f"| {v.claim} | **{v.verdict}** | {v.numbers} |" for v in verdicts]
+    return "\n".join(["| claim | verdict | numbers |", "|---|---|---|", *rows, ""])
+
+
+def dims_table(
+    name, title, says, columns: Mapping[str, Mapping[int, Measured]], trained, scale=100.0, digits=2
+) -> Table:
+    """A row for each dim, a column for each system; "~" marks dims that are not trained."""
+    dims = sorted({dim for values in columns.values() for dim in values})
+    header = ["dims", *columns]
+    rows, records = [], []
+    for dim in dims:
+        cells = [values.get(dim) for values in columns.values()]
+        shown = ["" if cell is None else cell.text(scale, digits) for cell in cells]
+        rows.append([str(dim) if dim in trained else f"~{dim}", *shown])
+        for system, values in columns.items():
+            if dim in values:
+                about = {"dims": dim, "trained": int(dim in trained), "system": system}
+                records.append(about | record(values[dim]))
+    return Table(name, title, says, header, rows, records)
+
+
+def record(measured: Measured) -> dict:
+    """Mean, spread and each seed's value, for a row of a CSV."""
+    each = ";".join(f"{seed}:{value:.6g}" for seed, value in sorted(measured.by_seed.items()))
+    spread = "" if math.isnan(measured.spread) else f"{measured.spread:.6g}"
+    return {"mean": f"{measured.mean:.6g}", "sd": spread, "by_seed": each}
+
+
+def dims_figure(
+    name, title, says, table, panels, trained, ylabel, scale=100.0, **options
+) -> Figure:
+    """Lines over the dims, dims that are not trained hollow, error bars one deviation of the seeds.
+
+    Args:
+        panels: {title: {system: {dim: `Measured`}}}.
+        options: for `line_panels`.
+    """
+    points = {
+        panel: {
+            system: [(dim, scale * v.mean, scale * v.spread) for dim, v in values.items()]
+            for system, values in columns.items()
+        }
+        for panel, columns in panels.items()
+    }
+    all_dims = {x for lines in points.values() for line in lines.values() for x, _, _ in line}
+    hollow = sorted(all_dims - set(trained))
+
+    def draw(path):
+        line_panels(path, points, "dims", ylabel, list(trained), hollow, **options)
+
+    return Figure(name, title, says, table, draw)
+
+
+def write_text(path, text):
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def folder_bytes(folder) -> int:
+    return sum(os.path.getsize(path) for path in pathlib.Path(folder).rglob("*") if path.is_file())

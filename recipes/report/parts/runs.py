@@ -1,0 +1,145 @@
+"""The trained runs of a report: found, checked against each other, named by method and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+from mrl_keras import NestingDims
+from mrl_keras.distribution.checkpoints import config_difference
+from recipes.common.training import Run
+from recipes.tasks.image_classification import nesting_dims
+
+METHODS = {"mrl": "MRL", "mrl_e": "MRL-E", "ff": "FF"}
+_OWN = ("head", "ff_dim", "slimmable_widths", "seed", "checkpoint_every")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A work directory whose training has come to its end."""
+
+    run: Run
+
+    @property
+    def method(self) -> str:
+        """ "MRL", "MRL-E", "FF", or the configuration's `head` where it is another one."""
+        return METHODS.get(self.run.config.head, self.run.config.head)
+
+    @property
+    def name(self) -> str:
+        """Such as "MRL" or "FF-8"."""
+        return f"FF-{self.run.config.ff_dim}" if self.method == "FF" else self.method
+
+    @property
+    def seed(self) -> int:
+        return self.run.config.seed
+
+    @property
+    def dims(self) -> NestingDims:
+        return nesting_dims(self.run.config)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the newest checkpoint, which holds weights and configuration."""
+        path = self.run.checkpoints.path(self.run.checkpoints.steps()[-1])
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def find_runs(paths: Sequence, skip_unfinished: bool = False):
+    """The runs of work directories, or of folders that hold some.
+
+    Args:
+        paths: folders.
+        skip_unfinished: bool, leave out runs that have not come to their end. Default False.
+
+    Returns:
+        (list of `TrainedRun`, names of the folders left out).
+
+    Raises:
+        ValueError: a folder that is no run and holds none, a run without a checkpoint or not at
+            its end, no MRL run, two runs of one method, dim and seed, runs of different data sets
+            or of different M.
+    """
+    runs, unfinished = [], []
+    for workdir in dict.fromkeys(folder for path in paths for folder in _workdirs(path)):
+        run, mistake = Run.open(workdir), None
+        steps = run.checkpoints.steps()
+        if not steps:
+            mistake = f"{workdir} holds no checkpoint; train there first (train.py)."
+        elif steps[-1] < run.config.steps:
+            mistake = (
+                f"{workdir} is at step {steps[-1]} of {run.config.steps}; train it to its end "
+                "(train.py with the same --workdir goes on), or give --skip_unfinished."
+            )
+        if mistake and not skip_unfinished:
+            raise ValueError(mistake)
+        if mistake:
+            unfinished.append(os.path.basename(os.path.normpath(workdir)))
+        else:
+            runs.append(TrainedRun(run))
+    _check(runs)
+    return runs, unfinished
+
+
+def budget_differences(runs: Sequence[TrainedRun]) -> list[str]:
+    """What differs between the first MRL run's configuration and the others', one line each.
+
+    Method, FF dim, seed and the steps between checkpoints are meant to differ. An empty value is
+    as good as none: configurations of different ages do not have the same keys.
+    """
+    first = next(run for run in runs if run.method == "MRL")
+    wanted = _shared(first)
+    lines = {}
+    for run in runs:
+        found = config_difference(_shared(run), wanted)
+        if found:
+            lines.setdefault(found, []).append(f"{run.name} (seed {run.seed})")
+    return [f"{', '.join(names)}: {found} (MRL)" for found, names in lines.items()]
+
+
+def _shared(run):
+    config = run.run.config.to_dict()
+    return {key: value for key, value in config.items() if key not in _OWN and value != ""}
+
+
+def _workdirs(path):
+    path = pathlib.Path(path)
+    if (path / "config.json").exists():
+        return [str(path)]
+    inner = sorted(str(config.parent) for config in path.glob("*/config.json"))
+    if not inner:
+        raise ValueError(
+            f"{path} is no run and holds none: there is no config.json. Give work directories of "
+            "recipes/train.py, or a folder of such."
+        )
+    return inner
+
+
+def _check(runs):
+    if not any(run.method == "MRL" for run in runs):
+        raise ValueError(
+            f"There is no finished MRL run among {[run.name for run in runs]}. Train one "
+            "(train.py with --config.head=mrl)."
+        )
+    first, seen = runs[0], {}
+    for run in runs:
+        data, other = (r.run.config.data.to_dict() for r in (run, first))
+        found = config_difference(data, other, "data.")
+        if found:
+            raise ValueError(
+                f"The runs are of different data: {run.run.workdir} and {first.run.workdir}: "
+                f"{found}. Give runs of one data set."
+            )
+        key = run.name, run.seed
+        if key in seen:
+            raise ValueError(
+                f"{run.run.workdir} and {seen[key]} are both {run.name} of seed {run.seed}. "
+                "Give one of them."
+            )
+        seen[key] = run.run.workdir
+    nested = {tuple(run.dims): run.run.workdir for run in runs if run.method in ("MRL", "MRL-E")}
+    if len(nested) > 1:
+        raise ValueError(f"MRL and MRL-E runs must have the same dims. Received {nested}.")

@@ -1,0 +1,108 @@
+"""Accuracy of a trained run on other sets of images, beside the clean run on the same classes.
+
+    python recipes/report/robustness.py --workdir=runs/mrl --sets=imagenet_v2,imagenet_r,imagenet_a
+
+Each of `--sets` is an image classification set of TensorFlow Datasets, read from its `--split` in
+the way the run's own evaluation split is. Classes are matched by the names of their labels: the
+ImageNet sets of TFDS all use WordNet ids. A set with names of its own, as ObjectNet has, needs
+`--renamed=FILE`, a JSON file {SET: {its name: the run's name, or a list of such}}; images of other
+classes are left out. Writes robustness.csv (set, dim, shifted, clean, examples) into the work
+directory: Table 17.
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import csv
+import json
+
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
+
+import numpy as np
+from absl import flags
+
+from mrl_keras.data import (
+    class_names,
+    clear_image_errors,
+    evaluation_batches,
+    image_set,
+    read_split,
+)
+from mrl_keras.evaluation import class_mapping, collect, robustness_accuracy
+from mrl_keras.files import atomic_file
+from recipes.common.training import Run, restored, run_main
+
+FLAGS = flags.FLAGS
+
+
+def measure(run, names, split="test", renamed=None):
+    """{set: {dim: `RobustnessRow`}} and {set: examples} of the newest checkpoint of a run.
+
+    Args:
+        run: `Run` of an image classification task on a TFDS set, with a head of prefixes.
+        names: names of TFDS sets.
+        split: their split. Default "test".
+        renamed: {set: {class name there: class name here, or several}}. Default None.
+
+    Raises:
+        ValueError: a run on made images, an evaluation split that is missing, or what
+            `class_mapping` and `robustness_accuracy` refuse.
+    """
+    task, model = restored(run)
+    if task.source.builder is None:
+        raise ValueError("The run must be on a set of TFDS, which names its classes.")
+    model.compile(jit_compile=run.config.jit_compile)
+    own = class_names(task.source.builder)
+    clean = _logits(task, model, task.source.builder, run.config.data.eval_split)
+    sets, examples = [], {}
+    for name in names:
+        builder = image_set(name, run.config.data.data_dir or None)
+        mapping = class_mapping(class_names(builder), own, (renamed or {}).get(name))
+        logits, labels = _logits(task, model, builder, split)
+        kept = np.isin(labels, list(mapping))
+        sets.append((name, logits[kept], labels[kept], mapping))
+        examples[name] = int(kept.sum())
+    return robustness_accuracy(np.asarray, clean, sets, task.dims), examples
+
+
+def _logits(task, model, builder, split):
+    """(logits, labels) of a split, read as the task reads its evaluation split."""
+    data, size = task.config.data, task.config.evaluation.batch_size
+    if task.source.test is None:
+        resolution, crop = data.eval_resolution, data.eval_crop
+        batches = evaluation_batches(builder, size, split, resolution, crop, data.dtype)
+    else:
+        shape = task.source.image_shape
+        same = tuple(builder.info.features["image"].shape[:2]) == tuple(shape[:2])
+        images = read_split(builder, split, None if same else shape[0], data.max_examples or None)
+        batches = evaluation_batches(images, size, dtype=data.dtype)
+    with clear_image_errors(builder.name):
+        return collect(model.predict_on_batch, batches)
+
+
+def main(options):
+    renamed = None
+    if options.renamed:
+        with open(options.renamed, encoding="utf-8") as file:
+            renamed = json.load(file)
+    run = Run.open(options.workdir)
+    found, examples = measure(run, options.sets, options.split, renamed)
+    with atomic_file(run.path("robustness.csv")) as path, open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["set", "dim", "shifted", "clean", "examples"])
+        for name, rows in found.items():
+            for dim, row in rows.items():
+                writer.writerow([name, dim, row.shifted, row.clean, examples[name]])
+                print(f"{name:24} {dim:6} {100 * row.shifted:8.2f} {100 * row.clean:8.2f}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_list("sets", None, "names of TFDS sets, with commas between them", required=True)
+    flags.DEFINE_string("split", "test", "the split of each set")
+    flags.DEFINE_string("renamed", None, "JSON file of class names that differ")
+    run_main(main, FLAGS)

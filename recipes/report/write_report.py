@@ -1,0 +1,132 @@
+"""A report of trained runs: the paper's tables and figures for their data, with verdicts.
+
+    python recipes/report/write_report.py --runs runs/report --out runs/report-pages
+
+Reads work directories of `train.py` (or folders that hold some; `train_runs.py` trains them all):
+MRL at least, and MRL-E, FF at every dim and other baselines where they are there. Writes README.md
+with a verdict for each claim of the paper, a page for each group of tables, a CSV file for each
+table and a PNG file for each figure. What is computed of a run is cached by content: a hash of its
+checkpoint, which holds weights and configuration, of all options and of the package's version.
+Remove the cache's folder after changing the package's evaluators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shlex
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if not __package__:  # started as a file
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
+
+import tensorflow as tf
+import tqdm
+
+from mrl_keras.evaluation import ResultCache
+from recipes.common.one_line_parser import OneLineParser
+from recipes.report.pages import (
+    accuracy,
+    analysis,
+    cascade,
+    grad_cam,
+    in_practice,
+    index,
+    long_tail,
+    retrieval,
+    transfer,
+)
+from recipes.report.parts.page import folder_bytes, write_text
+from recipes.report.parts.runs import find_runs
+from recipes.report.parts.study import Options, Study
+
+PAGES = (
+    accuracy.page,
+    cascade.page,
+    retrieval.page,
+    in_practice.page,
+    transfer.few_shot_page,
+    long_tail.page,
+    transfer.robustness_page,
+    analysis.disagreement_page,
+    analysis.superclass_page,
+    grad_cam.page,
+    analysis.spans_page,
+)
+LARGEST = 5_000_000
+
+
+def parse_arguments(arguments=None):
+    parser = OneLineParser(
+        prog="write_report.py",
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--runs", nargs="+", required=True, help="work directories, or folders that hold some")
+    add("--out", type=pathlib.Path, required=True, help="folder to write")
+    add("--cache", default="runs/report-cache", help="folder of what was computed of a run")
+    add("--skip_unfinished", action="store_true", help="leave out runs that are still in training")
+    add("--database", type=int, default=0, help="training images to search and fit on; 0 is all")
+    add("--probe_examples", type=int, default=10_000, help="training images of linear probes")
+    add("--corruption_examples", type=int, default=2_000, help="test images to corrupt")
+    add("--plan_queries", type=int, default=2_000, help="test images as queries of plans")
+    add("--splits", type=int, default=30, help="random splits of the cascade")
+    add("--tuning", action=argparse.BooleanOptionalAction, default=True, help="tune a plan")
+    add("--timing", action=argparse.BooleanOptionalAction, default=True, help="time searches")
+    options = parser.parse_args(arguments)
+    counts = ("probe_examples", "corruption_examples", "plan_queries")
+    for name, least in (*((name, 1) for name in counts), ("splits", 2), ("database", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}, not {getattr(options, name)}")
+    return options, parser
+
+
+def write_report(study, out, unfinished=(), command=""):
+    """Writes all pages into `out`; gives the verdicts.
+
+    Args:
+        study: `Study`.
+        out: `pathlib.Path`.
+        unfinished: names of runs that were left out. Default none.
+        command: str, shown on the first page.
+    """
+    start, study_start = time.time(), time.process_time()
+    study.compute()
+    pages = []
+    for page in tqdm.tqdm(PAGES, desc="Pages", unit="page"):
+        made = page(study)
+        made.write(out)
+        pages.append(made)
+    spent = time.process_time() - study_start, time.time() - start
+    write_text(out / "README.md", index.index(study, pages, unfinished, command, spent))
+    return [verdict for page in pages for verdict in page.verdicts]
+
+
+def main(arguments=None):
+    tf.get_logger().setLevel("ERROR")
+    options, parser = parse_arguments(arguments)
+    try:
+        runs, unfinished = find_runs(options.runs, options.skip_unfinished)
+        chosen = {name: getattr(options, name) for name in Options.__dataclass_fields__}
+        study = Study(runs, ResultCache(options.cache), Options(**chosen))
+        given = sys.argv[1:] if arguments is None else arguments
+        command = shlex.join(["python", "recipes/report/write_report.py", *map(str, given)])
+        verdicts = write_report(study, options.out, unfinished, command)
+    except (ValueError, ImportError) as error:
+        parser.error(str(error))
+    for verdict in verdicts:
+        print(f"{verdict.verdict:20} {verdict.claim}")
+    size = folder_bytes(options.out)
+    print(f"Wrote {options.out}/README.md ({size / 1e6:.2f} MB, {len(runs)} runs)")
+    if size > LARGEST:
+        print(f"The folder is larger than {LARGEST / 1e6:.0f} MB.")
+
+
+if __name__ == "__main__":
+    main()
