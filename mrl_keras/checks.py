@@ -1,4 +1,7 @@
-"""Checks of single arguments, with one style of error text. Standard library only."""
+"""Checks of single arguments, with one style of error text, and what differs between two dicts.
+
+Standard library only.
+"""
 
 import operator
 
@@ -21,3 +24,24 @@ def whole_number(value, what, least=1):
     if number < least:
         raise ValueError(f"{what} must be at least {least}. Received {number}.")
     return number
+
+
+def differences(there: dict, here: dict, absent=None) -> list[tuple]:
+    """(dotted name, value there, value here) of each value that differs in two nested dicts.
+
+    Args:
+        there, here: dicts, nested to any depth.
+        absent: the value of a name that a dict lacks. Default None.
+
+    >>> differences({"plan": {"k": 10, "dims": [8]}}, {"plan": {"k": 5, "dims": [8]}})
+    [('plan.k', 10, 5)]
+    """
+    found = []
+    for name in sorted({*there, *here}):
+        one, other = there.get(name, absent), here.get(name, absent)
+        if isinstance(one, dict) and isinstance(other, dict):
+            inner = differences(one, other, absent)
+            found += [(f"{name}.{below}", *values) for below, *values in inner]
+        elif one != other:
+            found.append((name, one, other))
+    return found

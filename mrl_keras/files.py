@@ -1,16 +1,17 @@
-"""Writing that is whole or absent: a temporary name beside the target, then one rename.
+"""Atomic files and folders: a temporary name beside the target, then one rename.
 
-And reading the manifests written so, by their format version.
+Text, JSON and CSV are written so; manifests are read by their format version.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 
 @contextlib.contextmanager
@@ -54,6 +55,32 @@ def atomic_directory(path) -> Iterator[str]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def write_text(path, text: str) -> None:
+    """Writes UTF-8 text; the file is whole or absent."""
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def write_json(path, content) -> None:
+    """Writes JSON with sorted keys, indented by 2; the file is whole or absent."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_csv(path, rows: Sequence[Mapping]) -> None:
+    """Writes dicts as CSV, the first one's keys as header; the file is whole or absent.
+
+    Raises:
+        ValueError: no row, or a row with other keys than the first.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError(f"{path} needs at least one row. Received none.")
+    with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_manifest(

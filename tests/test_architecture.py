@@ -13,11 +13,11 @@ PACKAGE = ROOT / "mrl_keras"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What a part of the package may import from the package; everybody may use these:
-BASE = {"checks", "files", "nesting", "progress", "version"}
+BASE = {"checks", "files", "nesting", "plots", "version"}
 ALLOWED = {
     "checks": set(),
     "files": set(),
-    "progress": set(),
+    "plots": {"files"},
     "version": set(),
     "nesting": {"checks"},
     "registry": set(),
@@ -51,7 +51,6 @@ OPTIONAL = {
     "sklearn",
     "tensorflow_datasets",
     "tensorflow_text",
-    "tqdm",
     "tf_keras",
 }
 KERAS_FREE = {

@@ -10,7 +10,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from mrl_keras.checks import whole_number
+from mrl_keras.checks import differences, whole_number
 from mrl_keras.files import atomic_file
 
 _NAME = re.compile(r"step-(\d{9})\.npz")
@@ -165,16 +165,10 @@ class Checkpoints:
         return about, saved
 
 
-def config_difference(saved, wanted, prefix=""):
+def config_difference(saved, wanted):
     """The first value that differs, as "key is A there and B here", or ""."""
-    for key in sorted({*saved, *wanted}):
-        here, there = wanted.get(key, "absent"), saved.get(key, "absent")
-        if isinstance(here, dict) and isinstance(there, dict):
-            inner = config_difference(there, here, f"{prefix}{key}.")
-            if inner:
-                return inner
-        elif here != there:
-            return f"{prefix}{key} is {there!r} there and {here!r} here"
+    for name, there, here in differences(saved, wanted, "absent"):
+        return f"{name} is {there!r} there and {here!r} here"
     return ""
 
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
 from mrl_keras.evaluation.cache import ResultCache
 from mrl_keras.nesting import NestingDims
-from mrl_keras.progress import progress_bar
 
 CONTENT = ("weights", "split", "preprocessing")
 
@@ -147,7 +147,7 @@ def collect(
     except TypeError:
         total = None
     found, labels = [], []
-    with progress_bar(progress, total, title) as advance:
+    with tqdm(total=total, desc=title, disable=not progress, unit_scale=True) as bar:
         for inputs, label in batches:
             output, label = np.asarray(function(inputs)), np.asarray(label)
             if label.ndim != 1 or output.shape[:1] != label.shape:
@@ -157,7 +157,7 @@ def collect(
                 )
             found.append(output)
             labels.append(label)
-            advance(1)
+            bar.update(1)
     if not sum(map(len, labels)):
         raise ValueError("There is no example to evaluate: the batches are empty.")
     return np.concatenate(found), np.concatenate(labels)

@@ -7,9 +7,9 @@ from itertools import chain
 
 import keras
 import numpy as np
+from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
-from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.bulk.fingerprints import digest_of
 from mrl_keras.retrieval.bulk.search import DEFAULT_CHUNK_QUERIES, QuerySource, run_bulk_search
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
@@ -93,13 +93,13 @@ class RetrievalModel:
         """
         inputs = _Inputs(inputs)
         embeddings = np.empty((inputs.rows, self.index.width), np.float32)
-        with progress_bar(progress, inputs.rows, "Encoding") as advance:
+        with tqdm(total=inputs.rows, desc="Encoding", disable=not progress, unit_scale=True) as bar:
             for start in range(0, inputs.rows, self.batch_size):
                 batch = [table[start : start + self.batch_size] for table in inputs.tables]
                 output = self._encode(inputs.pack(batch))
                 self._check_output(output.shape, len(batch[0]))
                 embeddings[start : start + len(output)] = output
-                advance(len(output))
+                bar.update(len(output))
         return embeddings
 
     def retrieve(self, inputs, progress: bool = False) -> SearchResult:

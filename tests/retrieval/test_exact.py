@@ -207,13 +207,6 @@ def test_progress_bar_is_shown_only_when_asked_for(capfd):
     assert "Exact search: 100%" in capfd.readouterr().err
 
 
-def test_progress_without_tqdm_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
-    database, queries, *_ = clustered(50, 8, 2)
-    with pytest.raises(ImportError, match=r'pip install "mrl_keras\[recipes\]"'):
-        exact_search(queries, database, [8], 3, progress=True)
-
-
 ROWS = np.ones((5, 4), np.float32)
 
 

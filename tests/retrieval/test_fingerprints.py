@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mrl_keras.retrieval import NestedIndex, SearchPlan, fingerprints
+from mrl_keras.retrieval import NestedIndex, SearchPlan
+from mrl_keras.retrieval.bulk import fingerprints
 
 ROWS = np.random.default_rng(0).standard_normal((300, 16)).astype("float32")
 
@@ -58,16 +59,16 @@ def test_an_index_is_known_by_what_it_holds(tmp_path):
     found = fingerprints.index_fingerprint(index)
     assert [fingerprints.index_fingerprint(other) for other in same] == [found, found]
     changed = NestedIndex.build(ROWS[::-1], [4, 16])
-    assert fingerprints.differences(found, fingerprints.index_fingerprint(changed))[0].startswith(
-        "sha256 ("
-    )
+    assert fingerprints.describe_differences(found, fingerprints.index_fingerprint(changed))[
+        0
+    ].startswith("sha256 (")
 
 
 def test_differences_name_what_is_on_one_side_only():
     plan = fingerprints.plan_fingerprint(SearchPlan((4, 16), (20,), k=5))
     assert plan == {"dims": [4, 16], "sizes": [20], "k": 5, "leaves": None}
-    assert fingerprints.differences(plan, plan) == []
-    assert fingerprints.differences({"a": {"b": 1}}, {"a": {"c": 2}}) == [
+    assert fingerprints.describe_differences(plan, plan) == []
+    assert fingerprints.describe_differences({"a": {"b": 1}}, {"a": {"c": 2}}) == [
         "a.b (1 there, None here)",
         "a.c (None there, 2 here)",
     ]

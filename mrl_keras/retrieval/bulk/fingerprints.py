@@ -8,6 +8,8 @@ from dataclasses import asdict
 
 import numpy as np
 
+from mrl_keras.checks import differences
+
 _STEP_BYTES = 64 << 20
 
 
@@ -94,20 +96,12 @@ def index_fingerprint(index) -> dict:
     }
 
 
-def differences(there: dict, here: dict, prefix: str = "") -> list[str]:
-    """What differs between two nested dicts: `["plan.k (10 there, 5 here)"]`.
-
-    >>> differences({"plan": {"k": 10, "dims": [8]}}, {"plan": {"k": 5, "dims": [8]}})
-    ['plan.k (10 there, 5 here)']
-    """
-    found = []
-    for name in sorted({*there, *here}):
-        one, other = there.get(name), here.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += differences(one, other, f"{prefix}{name}.")
-        elif one != other:
-            found.append(f"{prefix}{name} ({_short(one)} there, {_short(other)} here)")
-    return found
+def describe_differences(there: dict, here: dict) -> list[str]:
+    """What differs between two nested dicts: `["plan.k (10 there, 5 here)"]`."""
+    return [
+        f"{name} ({_short(one)} there, {_short(other)} here)"
+        for name, one, other in differences(there, here)
+    ]
 
 
 def _short(value):

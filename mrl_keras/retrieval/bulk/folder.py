@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 
 from mrl_keras.files import atomic_directory, atomic_file, read_manifest
-from mrl_keras.retrieval.bulk.fingerprints import differences
+from mrl_keras.retrieval.bulk.fingerprints import describe_differences
 from mrl_keras.retrieval.index.nested_index import SearchResult
 
 FORMAT_VERSION = 1
@@ -115,7 +115,7 @@ class BulkFolder:
 
     def _refuse_another(self, about, rows):
         there = {name: self._manifest.get(name) for name in about}
-        found = differences(there, about)
+        found = describe_differences(there, about)
         if None not in (rows, self._manifest["rows"]) and rows != self._manifest["rows"]:
             found.append(f"queries.rows ({self._manifest['rows']} there, {rows} here)")
         if found:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
-from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.arrays import check_queries
 from mrl_keras.retrieval.bulk.fingerprints import RowDigest, index_fingerprint, plan_fingerprint
 from mrl_keras.retrieval.bulk.folder import BulkFolder, load_answers
@@ -143,8 +143,8 @@ def run_bulk_search(
     }
     folder = BulkFolder(directory, about, source.rows)
     reader, digest = _Reader(source.chunks), RowDigest()
-    with progress_bar(progress, source.rows, "Bulk search") as advance:
-        _compare_answered(folder, reader, digest, chunk_queries, advance)
+    with tqdm(total=source.rows, desc="Bulk search", disable=not progress, unit_scale=True) as bar:
+        _compare_answered(folder, reader, digest, chunk_queries, bar.update)
         while (chunk := reader.take(chunk_queries)) is not None:
             if folder.is_finished:
                 raise ValueError(
@@ -153,7 +153,7 @@ def run_bulk_search(
                 )
             digest.update(chunk)
             folder.add(index.search(source.embed(chunk), plan), digest.hexdigest())
-            advance(len(chunk[0]))
+            bar.update(len(chunk[0]))
     if not folder.is_finished:
         folder.finish(index, plan.k)
     return load_answers(folder.path)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
-from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
     PAD_POSITION,
@@ -111,14 +111,16 @@ def exact_search(
     k = whole_number(k, "`k`")
     memory_budget = whole_number(memory_budget, "`memory_budget`")
     tables = [database[:, low:high] for low, high in dims.blocks]
-    with progress_bar(progress, queries.shape[0] * n_rows, "Exact search") as advance:
+    with tqdm(
+        total=queries.shape[0] * n_rows, desc="Exact search", disable=not progress, unit_scale=True
+    ) as bar:
         scores, indices = search_finite(
             queries[:, : dims.width],
             tables,
             k,
             metric == "cosine",
             memory_budget,
-            advance=advance,
+            advance=bar.update,
         )
     return ExactResult(tuple(dims), scores, indices)
 

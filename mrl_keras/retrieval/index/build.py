@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
-from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.arrays import (
     as_float32,
     check_matrix,
@@ -34,7 +34,7 @@ def build_tables(vectors, dims, storage, chunk_rows, cosine, progress):
     dtype = storage_dtype(storage)
     chunks, total = _chunks(vectors, whole_number(chunk_rows, "`chunk_rows`"))
     growing = _GrowingTables([high - low for low, high in dims.blocks], dtype, total)
-    with progress_bar(progress, total, "Building the index") as advance:
+    with tqdm(total=total, desc="Building the index", disable=not progress, unit_scale=True) as bar:
         for chunk in chunks:
             chunk = check_matrix(chunk, "Each chunk of `vectors`", dims.width)
             with np.errstate(over="ignore"):
@@ -44,7 +44,7 @@ def build_tables(vectors, dims, storage, chunk_rows, cosine, progress):
             refuse_rows(~np.isfinite(squared[-1]), growing.rows)
             norms = inverse_norms(squared) if cosine else np.ones_like(squared)
             growing.append([*stored, norms.T])
-            advance(len(chunk))
+            bar.update(len(chunk))
     if growing.rows == 0:
         raise ValueError("`vectors` must hold at least one row. Received an empty database.")
     *blocks, norms = growing.tables()

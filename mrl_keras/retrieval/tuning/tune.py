@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from mrl_keras.progress import progress_bar
 from mrl_keras.retrieval.arrays import check_queries, order_rows, select_rows
 from mrl_keras.retrieval.cost import mflops_per_query
 from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
@@ -185,10 +185,10 @@ def tune(
     shortlists = _Shortlists(index, queries, plans, metric.k)
     relevance = _relevance(index, queries, relevant, labels, metric, shortlists.full_width)
     full_width = metric.values(relevance.at(shortlists.full_width), relevance.wanted)
-    with progress_bar(progress, len(plans), "Tuning") as advance:
+    with tqdm(total=len(plans), desc="Tuning", disable=not progress, unit_scale=True) as bar:
         points = [
             _point(index, SearchPlan((index.width,), k=metric.k), full_width, full_width),
-            *_scored(index, queries, plans, shortlists, relevance, metric, full_width, advance),
+            *_scored(index, queries, plans, shortlists, relevance, metric, full_width, bar.update),
         ]
     points, chosen = _choose(index, queries, points, tolerance, confidence, cost)
     return TuningResult(metric.name, tolerance, confidence, points[0], _by_flops(points), chosen)

@@ -127,7 +127,7 @@ def _check(runs):
     first, seen = runs[0], {}
     for run in runs:
         data, other = (r.run.config.data.to_dict() for r in (run, first))
-        found = config_difference(data, other, "data.")
+        found = config_difference({"data": data}, {"data": other})
         if found:
             raise ValueError(
                 f"The runs are of different data: {run.run.workdir} and {first.run.workdir}: "
