@@ -44,7 +44,7 @@ from mrl_keras.evaluation import (
 from mrl_keras.export import export_saved_model
 from mrl_keras.files import atomic_file
 from mrl_keras.models import image_classifier, small_convnet
-from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
+from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 from recipes.common.model_card import model_card
 from recipes.common.one_line_parser import OneLineParser
 from recipes.common.retrieval_comparison import compare_retrieval, retrieval_text
@@ -79,7 +79,11 @@ def parse_arguments(arguments=None):
             parser.error(f"--{name} must be above zero, not {getattr(options, name)}")
     try:
         options.dims = NestingDims.halving(options.width, options.smallest_dim)
-        options.plan = SearchPlan.adaptive(options.shortlist_dim, options.shortlist, options.width)
+        options.plan = SearchPlan.adaptive(
+            shortlist_dim=options.shortlist_dim,
+            shortlist=options.shortlist,
+            rerank_dim=options.width,
+        )
         options.plan.check_dims(options.dims)
     except ValueError as error:
         parser.error(str(error))
@@ -199,9 +203,8 @@ def build_index(train_x, data, options):
     # By the rule of `scann_parameters` a small database needs no ScaNN; here it is shown anyway.
     leaves = max(1, len(train_x) // 40)
     parameters = ScannParameters(leaves, -(-leaves // 2), dims_per_block=1)
-    return NestedIndex.build(
-        train_x, options.dims, ids, shortlist_dim=options.shortlist_dim, scann=parameters
-    )
+    index_options = IndexOptions(shortlist_dim=options.shortlist_dim, scann=parameters)
+    return NestedIndex.build(train_x, options.dims, ids, index_options)
 
 
 def export(model, index, table, options):

@@ -38,7 +38,7 @@ TENSORFLOW = {
     "data",
     "distribution",
     "export",
-    "retrieval/scann/shortlist.py",
+    "retrieval/scann/searcher.py",
     "models/garden/*.py",
 }
 TENSORFLOW |= {"models/text_tokens.py", "models/mask_filling.py"}

@@ -3,7 +3,7 @@
 ```python
 path = export_saved_model(
     "saved_models/digits", encoder=encoder, nesting_dims=dims, classifier=head, index=index,
-    plan=SearchPlan.adaptive(8, 100, 64), twin=True,
+    plan=SearchPlan.adaptive(shortlist_dim=8, shortlist=100, rerank_dim=64), twin=True,
 )                                       # saved_models/digits/1, saved_models/digits_plain/1
 write_models_config("saved_models", base_path="/models")
 answer = load("saved_models/digits").signatures["retrieve"](images)

@@ -42,7 +42,8 @@ class RetrievalModel:
     >>> encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
     >>> documents = np.random.default_rng(0).standard_normal((50, 4)).astype("float32")
     >>> index = NestedIndex.build(encoder.predict(documents, verbose=0), [2, 4, 8])
-    >>> model = RetrievalModel(encoder, index, SearchPlan.adaptive(4, 20, 8, k=3))
+    >>> plan = SearchPlan.adaptive(shortlist_dim=4, shortlist=20, rerank_dim=8, k=3)
+    >>> model = RetrievalModel(encoder, index, plan)
     >>> found = model.retrieve(documents[:5])
     >>> found.ids.shape, found.ids[:, 0].tolist()
     ((5, 3), [0, 1, 2, 3, 4])
@@ -110,7 +111,7 @@ class RetrievalModel:
             progress: bool, whether to show a progress bar of the encoding. Defaults to `False`.
 
         Returns:
-            A `SearchResult` of (ids, scores, positions), each (batch, k). An input whose
+            A `SearchResult` of (scores, indices, ids), each (batch, k). An input whose
             embedding holds NaN or inf gets an empty answer.
         """
         return self.retrieve_embeddings(self.embed(inputs, progress))
@@ -144,7 +145,7 @@ class RetrievalModel:
             progress: bool, whether to show a progress bar. Defaults to `False`.
 
         Returns:
-            A `SearchResult` of the memory-mapped ids, scores and positions, each (inputs, k).
+            A `SearchResult` of the memory-mapped scores, indices and ids, each (inputs, k).
 
         Raises:
             ValueError: an encoder that is not built; inputs without a common batch axis; and what

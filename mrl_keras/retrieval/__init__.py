@@ -1,8 +1,9 @@
-"""Nested retrieval over arrays: exact, adaptive, funnel; it knows no model."""
+"""Nested retrieval over arrays, without models: exact, adaptive and funnel search."""
 
 from mrl_keras.retrieval.bulk.search import bulk_search, load_bulk_search
 from mrl_keras.retrieval.cost import index_bytes, mflops_per_query
 from mrl_keras.retrieval.exact.search import ExactResult, exact_search
+from mrl_keras.retrieval.index.build import IndexOptions
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
 from mrl_keras.retrieval.metrics import (
     labels_at,
@@ -14,17 +15,20 @@ from mrl_keras.retrieval.metrics import (
 )
 from mrl_keras.retrieval.plan import SearchPlan
 from mrl_keras.retrieval.scann.parameters import ScannParameters, scann_parameters
-from mrl_keras.retrieval.scann.shortlist import ScannShortlist
+from mrl_keras.retrieval.scann.searcher import ScannSearcher
+from mrl_keras.retrieval.tuning.points import TuningPoint, pareto_front
 from mrl_keras.retrieval.tuning.space import TuningSpace
-from mrl_keras.retrieval.tuning.tune import TuningPoint, TuningResult, pareto_front, tune
+from mrl_keras.retrieval.tuning.tune import TuningOptions, TuningResult, tune
 
 __all__ = [
     "ExactResult",
+    "IndexOptions",
     "NestedIndex",
     "ScannParameters",
-    "ScannShortlist",
+    "ScannSearcher",
     "SearchPlan",
     "SearchResult",
+    "TuningOptions",
     "TuningPoint",
     "TuningResult",
     "TuningSpace",

@@ -7,8 +7,8 @@ import numpy as np
 LOWEST_SCORE = np.finfo(np.float32).min
 """The score of an empty slot: finite, so that it survives JSON, and below every real score."""
 
-PAD_POSITION = -1
-"""The position of an empty slot. Never 0, which is a row of the database."""
+PAD_INDEX = -1
+"""The index of an empty slot; 0 is a row of the database."""
 
 METRICS = ("cosine", "dot")
 
@@ -85,18 +85,18 @@ def inverse_norms(squared: np.ndarray) -> np.ndarray:
     return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
-def order_rows(scores: np.ndarray, positions: np.ndarray):
-    """Each row of `scores` descending, `positions` alongside; ties by ascending position.
+def order_rows(scores: np.ndarray, indices: np.ndarray):
+    """Each row of `scores` descending, `indices` alongside; ties by ascending index.
 
     Args:
         scores: float32 (queries, m).
-        positions: int (queries, m).
+        indices: int (queries, m).
 
     Returns:
-        (scores, positions), both (queries, m).
+        (scores, indices), both (queries, m).
     """
-    order = np.lexsort((positions, -scores), axis=-1)
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+    order = np.lexsort((indices, -scores), axis=-1)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)
 
 
 def best_columns(scores: np.ndarray, k: int) -> np.ndarray | None:
@@ -108,30 +108,30 @@ def best_columns(scores: np.ndarray, k: int) -> np.ndarray | None:
     return np.argpartition(scores, spare, axis=1)[:, spare:] if spare > 0 else None
 
 
-def select_rows(scores: np.ndarray, positions: np.ndarray, k: int):
+def select_rows(scores: np.ndarray, indices: np.ndarray, k: int):
     """The `k` highest of each row in no order; all of them where there are fewer than `k`.
 
     Args:
         scores: float32 (queries, m).
-        positions: int (queries, m).
+        indices: int (queries, m).
         k: int, at least 1.
 
     Returns:
-        (scores, positions), both (queries, min(k, m)).
+        (scores, indices), both (queries, min(k, m)).
     """
     kept = best_columns(scores, k)
     if kept is None:
-        return scores, positions
-    return np.take_along_axis(scores, kept, 1), np.take_along_axis(positions, kept, 1)
+        return scores, indices
+    return np.take_along_axis(scores, kept, 1), np.take_along_axis(indices, kept, 1)
 
 
-def pad_columns(scores: np.ndarray, positions: np.ndarray, k: int):
-    """Both widened to `k` columns with `LOWEST_SCORE` and `PAD_POSITION`."""
+def pad_columns(scores: np.ndarray, indices: np.ndarray, k: int):
+    """Both widened to `k` columns with `LOWEST_SCORE` and `PAD_INDEX`."""
     missing = k - scores.shape[-1]
     if missing <= 0:
-        return scores, positions
+        return scores, indices
     pad = [(0, 0)] * (scores.ndim - 1) + [(0, missing)]
     return (
         np.pad(scores, pad, constant_values=LOWEST_SCORE),
-        np.pad(positions, pad, constant_values=PAD_POSITION),
+        np.pad(indices, pad, constant_values=PAD_INDEX),
     )

@@ -35,7 +35,8 @@ def mflops_per_query(
     Raises:
         ValueError: `n_rows` or `num_leaves` below 1, or `num_leaves` below `plan.leaves`.
 
-    >>> round(mflops_per_query(1_281_167, SearchPlan.adaptive(16, 200, 2048)), 2)
+    >>> plan = SearchPlan.adaptive(shortlist_dim=16, shortlist=200, rerank_dim=2048)
+    >>> round(mflops_per_query(1_281_167, plan), 2)
     20.91
 
     Source: arXiv 2205.13147, Section 4.3.1 and Appendix E (Tables 8 and 10 to 14).

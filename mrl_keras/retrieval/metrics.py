@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.retrieval.arrays import PAD_POSITION
+from mrl_keras.retrieval.arrays import PAD_INDEX
 
 EMPTY_LABELS = {"i": -1, "U": ""}
 """The label of an empty slot, by the kind of the labels' dtype; such a slot is never relevant."""
@@ -119,20 +119,20 @@ def recall_at_k(found_ids: np.ndarray, true_ids: np.ndarray) -> float:
     return float(np.mean(np.asarray(hits)[counts > 0] / counts[counts > 0]))
 
 
-def labels_at(positions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The labels of retrieved rows; -1 or "" where the position is -1.
+def labels_at(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The labels of retrieved rows; -1 or "" where the index is -1.
 
     Args:
-        positions: int (queries, k).
+        indices: int (queries, k).
         labels: non-negative ints or non-empty strings (rows,), the database's labels.
 
     >>> labels_at(np.array([[1, 0, -1]]), np.array([7, 9])).tolist()
     [[9, 7, -1]]
     """
     labels, empty = _labels(labels, "`labels`", 1)
-    positions = np.asarray(positions)
-    none = positions == PAD_POSITION
-    return np.where(none, empty, labels[np.where(none, 0, positions)])
+    indices = np.asarray(indices)
+    none = indices == PAD_INDEX
+    return np.where(none, empty, labels[np.where(none, 0, indices)])
 
 
 def ranking_metrics(

@@ -30,7 +30,7 @@ class SearchPlan:
         k: int, how many rows are returned for each query. Defaults to 10.
         leaves: optional int, how many leaves of the ScaNN tree the shortlist opens; `None`
             takes the number that the shortlist was built for. It has a meaning only where a
-            shortlist is followed by a rerank, since a plan of a single dim is always exact.
+            shortlist is followed by a rerank, since a plan of one dim is always exact.
 
     Raises:
         ValueError: dims that do not ascend, a wrong number of sizes, sizes that grow, a
@@ -38,7 +38,7 @@ class SearchPlan:
 
     Example:
 
-    >>> plan = SearchPlan.adaptive(16, 200, 2048)
+    >>> plan = SearchPlan.adaptive(shortlist_dim=16, shortlist=200, rerank_dim=2048)
     >>> plan.shortlist_dim, plan.shortlist_size, plan.rerank_dims, plan.rerank_sizes
     (16, 200, (2048,), ())
 
@@ -70,14 +70,26 @@ class SearchPlan:
 
     @classmethod
     def adaptive(
-        cls, d_s: int, shortlist: int, d_r: int, k: int = 10, leaves: int | None = None
+        cls,
+        *,
+        shortlist_dim: int,
+        shortlist: int,
+        rerank_dim: int,
+        k: int = 10,
+        leaves: int | None = None,
     ) -> SearchPlan:
-        """Adaptive retrieval: `shortlist` rows found with `d_s` dims, ordered with `d_r` dims.
+        """Adaptive retrieval: `shortlist` rows found with D_s dims, ordered with D_r dims.
 
-        >>> SearchPlan.adaptive(16, 200, 2048)
+        Args:
+            shortlist_dim: int, D_s.
+            shortlist: int, the rows found, at least `k`.
+            rerank_dim: int above D_s, D_r.
+            k, leaves: as for the class.
+
+        >>> SearchPlan.adaptive(shortlist_dim=16, shortlist=200, rerank_dim=2048)
         SearchPlan(dims=(16, 2048), sizes=(200,), k=10, leaves=None)
         """
-        return cls((d_s, d_r), (shortlist,), k, leaves)
+        return cls((shortlist_dim, rerank_dim), (shortlist,), k, leaves)
 
     @classmethod
     def funnel(

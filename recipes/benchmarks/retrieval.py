@@ -40,7 +40,14 @@ import numpy as np
 
 from mrl_keras import NestingDims
 from mrl_keras.files import atomic_file
-from mrl_keras.retrieval import NestedIndex, SearchPlan, TuningSpace, tune
+from mrl_keras.retrieval import (
+    IndexOptions,
+    NestedIndex,
+    SearchPlan,
+    TuningOptions,
+    TuningSpace,
+    tune,
+)
 from recipes.benchmarks.parts import retrieval_memory as memory
 from recipes.benchmarks.parts.nested_data import NestedData, exact_map, mean_ap, print_beside_paper
 from recipes.benchmarks.parts.retrieval_exact import measure_exact
@@ -131,9 +138,9 @@ class Case:
         """A file of the cache that belongs to this database."""
         return str(self.path).replace("rows_", f"{name}_").removesuffix(".npy")
 
-    def judge(self, positions):
+    def judge(self, indices):
         """mAP@10 in points of the answers to all judging queries."""
-        return mean_ap(positions, self.row_labels, self.labels)
+        return mean_ap(indices, self.row_labels, self.labels)
 
     def batches(self, size=BATCH):
         """The judging queries in batches."""
@@ -151,9 +158,8 @@ def chosen_plan(case):
         return SearchPlan(options.plan_dims, options.plan_sizes, leaves=options.plan_leaves)
     started, d_s = time.perf_counter(), options.shortlist_dim
     scann = memory.scann_for(case.n, d_s, options.reorder_dim)
-    index = NestedIndex.build(
-        case.rows, case.dims, shortlist_dim=d_s, storage="bfloat16", scann=scann
-    )
+    stored = IndexOptions(storage="bfloat16", shortlist_dim=d_s, scann=scann)
+    index = NestedIndex.build(case.rows, case.dims, options=stored)
     queries, labels = case.held_out
     space = TuningSpace(
         shortlist_dims=[d_s],
@@ -163,8 +169,8 @@ def chosen_plan(case):
         kept=(12, 15, 20, 25, 30, 40),
     )
     result = tune(
-        index, queries, labels=(labels, case.row_labels), tolerance=TOLERANCE / 100,
-        space=space, cost="seconds",
+        index, queries, labels=(labels, case.row_labels),
+        options=TuningOptions(tolerance=TOLERANCE / 100, space=space, cost="seconds"),
     )  # fmt: skip
     chosen = result.chosen
     if not chosen.plan.rerank_dims:

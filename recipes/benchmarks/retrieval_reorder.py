@@ -28,7 +28,7 @@ import numpy as np
 
 from mrl_keras import NestingDims
 from mrl_keras.export import export_saved_model
-from mrl_keras.retrieval import NestedIndex, SearchPlan, exact_search
+from mrl_keras.retrieval import IndexOptions, NestedIndex, SearchPlan, exact_search
 from recipes.benchmarks.parts import retrieval_memory as memory
 from recipes.benchmarks.parts.nested_data import NestedData, mean_ap
 from recipes.benchmarks.parts.retrieval_speed import BATCH, ExportedModel
@@ -68,7 +68,8 @@ def exports(options, rows, folder):
     found = {}
     for way, reorder_dim in (("blocks", 0), ("ScaNN", options.reorder_dim)):
         scann = memory.scann_for(len(rows), d_s, reorder_dim)
-        index = NestedIndex.build(rows, dims, storage="bfloat16", shortlist_dim=d_s, scann=scann)
+        stored = IndexOptions(storage="bfloat16", shortlist_dim=d_s, scann=scann)
+        index = NestedIndex.build(rows, dims, options=stored)
         for sizes in zip(options.shortlist, options.kept, strict=True):
             dims_of = (d_s, options.reorder_dim, options.width)
             plan = SearchPlan(dims_of, sizes, leaves=options.leaves)

@@ -43,7 +43,7 @@ def compare_retrieval(index, plan, queries, row_labels, query_labels):
     rows = []
     for name, (searcher, plan) in systems.items():
         seconds, found = median_seconds(lambda s=searcher, p=plan: s.search(queries, p))
-        relevance = labels_at(found.positions, row_labels) == query_labels[:, None]
+        relevance = labels_at(found.indices, row_labels) == query_labels[:, None]
         rows.append(
             {
                 "system": name,

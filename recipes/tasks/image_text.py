@@ -199,8 +199,9 @@ class Task:
         ids = [f"{row}/{texts[0]}" for row, texts in enumerate(test.captions)]
         rows, encoder = len(ids), self.text_encoder(text)
         plan = SearchPlan.adaptive(
-            dims[(len(dims) - 1) // 2], min(100, rows), dims.width, k=min(10, rows)
-        )
+            shortlist_dim=dims[(len(dims) - 1) // 2], shortlist=min(100, rows),
+            rerank_dim=dims.width, k=min(10, rows),
+        )  # fmt: skip
         return export_saved_model(
             directory,
             encoder=encoder,

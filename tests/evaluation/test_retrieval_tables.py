@@ -35,11 +35,11 @@ def test_a_shortlist_of_everything_is_exact():
     plans = [*adaptive_grid([2, 4, 8], 90, 5), *shortlist_lengths(2, 8, [5, 90], 5)]
     plans.append(SearchPlan.funnel((2, 4, 8), 90, 5))
     table = plan_retrieval_table(*DATA, plans, ks=[5])
-    full = table[SearchPlan.adaptive(2, 90, 8, 5)]
+    full = table[SearchPlan((2, 8), (90,), 5)]
     assert full["mAP@5"] == pytest.approx(exact["mAP@5"])
     assert full["MFLOPs"] == pytest.approx((90 * 2 + 90 * 8) / 1e6)
     # Five rows found with two dims: reranking changes their order, not which they are.
-    short = table[SearchPlan.adaptive(2, 5, 8, 5)]
+    short = table[SearchPlan((2, 8), (5,), 5)]
     assert short["P@5"] == pytest.approx(exact_retrieval_table(*DATA, dims=[2], ks=[5])[2]["P@5"])
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from mrl_keras import MatryoshkaDense
-from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
+from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 
 DIMS = (4, 8, 16, 32)
 FEATURES, CLASSES, ROWS = 6, 5, 2_000
@@ -46,8 +46,10 @@ def index(
         vectors(rows, seed),
         DIMS,
         ids=[f"doc-{seed}-{row}" for row in range(rows)] if ids else None,
-        metric=metric,
-        storage=storage,
-        shortlist_dim=8 if scann else None,
-        scann=ScannParameters(25, 6, reorder_dim=reorder_dim) if scann else None,
+        options=IndexOptions(
+            metric=metric,
+            storage=storage,
+            shortlist_dim=8 if scann else None,
+            scann=ScannParameters(25, 6, reorder_dim=reorder_dim) if scann else None,
+        ),
     )

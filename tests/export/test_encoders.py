@@ -25,7 +25,7 @@ def test_each_encoder_has_its_signature(tmp_path):
         encoders={"embed_text": words, "embed_image": pixels},
         nesting_dims=[4, 8],
         index=NestedIndex.build(rows, [4, 8]),
-        plan=SearchPlan.adaptive(4, 30, 8, k=3),
+        plan=SearchPlan((4, 8), (30,), k=3),
     )
     manifest, served = load_manifest(path), load(path)
     assert manifest["encoders"] == ["embed_image", "embed_text"]

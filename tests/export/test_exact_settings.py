@@ -11,7 +11,7 @@ from mrl_keras.export import ServingOptions, export_saved_model, load
 from mrl_keras.models import RetrievalModel
 from mrl_keras.retrieval import (
     SearchPlan,
-    TuningSpace,
+    TuningOptions,
     exact_search,
     index_bytes,
     tune,
@@ -70,7 +70,7 @@ def _last(result):
 
 
 def _pair(result):
-    return result.scores, result.positions
+    return result.scores, result.indices
 
 
 def _served(path):
@@ -103,7 +103,7 @@ def test_every_searcher_equals_the_oracle(searchers, count, k, seed):
 
 def test_what_tuning_picks_is_exported_as_it_is(tmp_path):
     index = cases.index(scann=False, ids=False, rows=ROWS)
-    picked = tune(index, cases.queries(30), metric="recall@5", space=TuningSpace(), tolerance=0.05)
+    picked = tune(index, cases.queries(30), options=TuningOptions("recall@5", 0.05))
     path = export_saved_model(
         str(tmp_path / "m"),
         encoder=identity(),

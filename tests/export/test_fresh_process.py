@@ -142,6 +142,6 @@ def test_the_c_api_gives_the_same(content, expected, tmp_path):
     answers = run("c_api_client.py", tmp_path, content)
     assert answers["python_tensorflow"] is False
     for name in ("first", "second"):
-        np.testing.assert_array_equal(answers[name]["indices"], expected[name].positions)
+        np.testing.assert_array_equal(answers[name]["indices"], expected[name].indices)
         np.testing.assert_allclose(answers[name]["scores"], expected[name].scores, rtol=1e-5)
     assert np.shape(answers["plain"]["indices"]) == (20, 7)

@@ -143,7 +143,7 @@ def test_numbers_are_clamped_into_their_bounds(exported, model, plain, name, ask
         assert (answer["indices"].numpy()[:, k:] == -1).all()
         assert (answer["ids"].numpy()[:, k:] == b"").all()
         assert (answer["scores"].numpy()[:, k:] == LOWEST_SCORE).all()
-    np.testing.assert_array_equal(found["indices"].numpy()[:, :k], expected.positions)
+    np.testing.assert_array_equal(found["indices"].numpy()[:, :k], expected.indices)
 
 
 def test_merged_rows_do_not_change_each_other(model):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mrl_keras.export import load
 from mrl_keras.export.graph.searcher import ScannResource
-from mrl_keras.retrieval.scann.shortlist import scann_ops
+from mrl_keras.retrieval.scann.searcher import scann_ops
 from tests.export import cases
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from mrl_keras.export import ServingOptions, export_saved_model, load
 from mrl_keras.models import RetrievalModel
-from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
+from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 from tests.support.contracts import as_numpy
 
 DIMS = (4, 8, 16)
@@ -26,8 +26,9 @@ def indexed(embeddings, scann=False):
         embeddings,
         DIMS,
         ids=[f"doc-{row}" for row in range(len(embeddings))],
-        shortlist_dim=4 if scann else None,
-        scann=ScannParameters(12, 5) if scann else None,
+        options=IndexOptions(
+            shortlist_dim=4 if scann else None, scann=ScannParameters(12, 5) if scann else None
+        ),
     )
 
 
@@ -55,7 +56,7 @@ def count_encoded(model, monkeypatch, stop_at=None):
 
 def assert_same(found, expected):
     np.testing.assert_array_equal(found.ids, expected.ids)
-    np.testing.assert_array_equal(found.positions, expected.positions)
+    np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
 
@@ -76,7 +77,7 @@ def test_the_answers_are_those_of_the_export(model, tmp_path):
         tensors = {name: keras.ops.convert_to_tensor(value) for name, value in given.items()}
         answer = served.signatures[signature](**tensors)
         assert answer["ids"].numpy().astype(str).tolist() == found.ids.tolist()
-        np.testing.assert_array_equal(answer["indices"].numpy(), found.positions)
+        np.testing.assert_array_equal(answer["indices"].numpy(), found.indices)
         np.testing.assert_allclose(answer["scores"].numpy(), found.scores, rtol=1e-5)
 
 
@@ -98,7 +99,7 @@ def test_a_layer_encodes_too():
     index = indexed(as_numpy(keras.ops.cast(layer(FEATURES), "float32")))
     model = RetrievalModel(layer, index, SearchPlan((16,), k=1))
     assert model.embed(FEATURES).dtype == np.float32
-    assert model.retrieve(FEATURES[:9]).positions[:, 0].tolist() == list(range(9))
+    assert model.retrieve(FEATURES[:9]).indices[:, 0].tolist() == list(range(9))
 
 
 def test_an_empty_batch_and_bad_rows(model):
@@ -140,7 +141,7 @@ class TestStructures:
     def test_several_inputs(self, structure, tmp_path):
         model, inputs = self.model(structure), self.inputs(structure)
         found = model.retrieve(inputs)
-        assert found.positions[:, 0].tolist() == list(range(60))
+        assert found.indices[:, 0].tolist() == list(range(60))
         for _ in range(2):
             assert_same(model.retrieve_to_disk(inputs, tmp_path / "a", chunk_queries=40), found)
         if structure is dict:

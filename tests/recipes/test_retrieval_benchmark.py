@@ -51,10 +51,10 @@ class TestNestedData:
         assert found[2] + 5 < found[8] < found[64] < 80
 
     def test_mean_ap_is_in_points(self):
-        positions = np.array([[0, 1], [1, -1]])
+        indices = np.array([[0, 1], [1, -1]])
         labels = np.array([3, 4])
         # 1/2 (1 + 0) and 1/2 (1 + 0).
-        assert nested_data.mean_ap(positions, labels, labels, k=2) == pytest.approx(50)
+        assert nested_data.mean_ap(indices, labels, labels, k=2) == pytest.approx(50)
 
 
 class TestTargets:

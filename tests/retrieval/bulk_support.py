@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mrl_keras.retrieval import NestedIndex, SearchPlan, bulk_search
+from mrl_keras.retrieval import IndexOptions, NestedIndex, SearchPlan, bulk_search
 from tests.retrieval.oracle import clustered
 
 ROWS, QUERIES, *_ = clustered(300, 16, n_queries=103)
@@ -13,8 +13,9 @@ PLAN = SearchPlan((4, 8, 16), (40, 20), k=5)
 IDS = [f"doc-{row}" for row in range(len(ROWS))]
 
 
-def build(rows=ROWS, dims=(4, 8, 16), **options):
-    return NestedIndex.build(rows, dims, **{"ids": IDS[: len(rows)], **options})
+def build(rows=ROWS, dims=(4, 8, 16), ids=..., **options):
+    ids = IDS[: len(rows)] if ids is ... else ids
+    return NestedIndex.build(rows, dims, ids, IndexOptions(**options))
 
 
 def stop_after(monkeypatch, calls, error=KeyboardInterrupt):

@@ -15,15 +15,15 @@ def scores_at(queries, database, dim, metric="cosine"):
     return q @ x.T
 
 
-def assert_top_k(scores, positions, true_scores, k, tolerance=1e-5):
+def assert_top_k(scores, indices, true_scores, k, tolerance=1e-5):
     """The answer is a correct top k of `true_scores` (queries, rows), whatever the tie order."""
     n_rows = true_scores.shape[1]
     found = min(k, n_rows)
-    assert scores.shape == positions.shape == (len(true_scores), k)
+    assert scores.shape == indices.shape == (len(true_scores), k)
     assert scores.dtype == np.float32
-    assert (positions[:, found:] == -1).all()
+    assert (indices[:, found:] == -1).all()
     assert (scores[:, found:] == LOWEST).all()
-    kept = positions[:, :found]
+    kept = indices[:, :found]
     assert kept.min(initial=0) >= 0
     for row in kept:
         assert len(set(row.tolist())) == found

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan, exact_search
+from mrl_keras.retrieval import (
+    IndexOptions,
+    NestedIndex,
+    ScannParameters,
+    SearchPlan,
+    exact_search,
+)
 from tests.retrieval.oracle import LOWEST, assert_top_k, clustered, funnel, scores_at
 
 DIMS = [4, 8, 16, 32]
@@ -40,8 +46,8 @@ def test_blocks_norms_and_ids(data, index):
     [
         SearchPlan((32,)),
         SearchPlan((8,), k=3),
-        SearchPlan.adaptive(4, 50, 32),
-        SearchPlan.adaptive(16, 20, 32, k=20),
+        SearchPlan((4, 32), (50,)),
+        SearchPlan((16, 32), (20,), k=20),
         SearchPlan.funnel((4, 8, 16, 32), 100),
         SearchPlan((4, 16, 32), (60, 60), k=60),
     ],
@@ -49,14 +55,12 @@ def test_blocks_norms_and_ids(data, index):
 )
 def test_plans_equal_a_funnel_that_scores_from_scratch(data, metric, plan):
     rows, queries, *_ = data
-    index = NestedIndex.build(rows, DIMS, metric=metric)
+    index = NestedIndex.build(rows, DIMS, options=IndexOptions(metric=metric))
     found = index.search(queries, plan)
-    np.testing.assert_array_equal(found.positions, funnel(queries, rows, plan, metric))
+    np.testing.assert_array_equal(found.indices, funnel(queries, rows, plan, metric))
     truth = scores_at(queries, rows, plan.dims[-1], metric)
-    np.testing.assert_allclose(
-        found.scores, np.take_along_axis(truth, found.positions, 1), atol=1e-4
-    )
-    np.testing.assert_array_equal(found.ids, found.positions)
+    np.testing.assert_allclose(found.scores, np.take_along_axis(truth, found.indices, 1), atol=1e-4)
+    np.testing.assert_array_equal(found.ids, found.indices)
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,10 +77,10 @@ def test_shortlist_of_all_rows_equals_brute_force(data):
         rng.choice([0.0, 1.0, -1.0, 0.25], (count, width)).astype(np.float32)
         for count in (n_rows, data.draw(st.integers(0, 12)))
     )
-    index = NestedIndex.build(rows, dims, metric=metric)
+    index = NestedIndex.build(rows, dims, options=IndexOptions(metric=metric))
     plan = SearchPlan((*stages, width), (size,) * len(stages), k)
     found = index.search(queries, plan)
-    assert_top_k(found.scores, found.positions, scores_at(queries, rows, width, metric), k)
+    assert_top_k(found.scores, found.indices, scores_at(queries, rows, width, metric), k)
 
 
 @settings(max_examples=30, deadline=None)
@@ -90,20 +94,21 @@ def test_any_funnel_equals_one_that_scores_from_scratch(data):
     rows, queries = rng.standard_normal((n_rows, 8)), rng.standard_normal((5, 8))
     rows, queries = rows.astype(np.float32), queries.astype(np.float32)
     plan = SearchPlan(sorted(stages), sizes, k)
-    found = NestedIndex.build(rows, [2, 3, 5, 8], metric=metric).search(queries, plan)
-    np.testing.assert_array_equal(found.positions, funnel(queries, rows, plan, metric))
+    index = NestedIndex.build(rows, [2, 3, 5, 8], options=IndexOptions(metric=metric))
+    found = index.search(queries, plan)
+    np.testing.assert_array_equal(found.indices, funnel(queries, rows, plan, metric))
 
 
 def test_bfloat16_scores_what_it_stores(data):
     rows, queries, *_ = data
-    index = NestedIndex.build(rows, DIMS, storage="bfloat16")
+    index = NestedIndex.build(rows, DIMS, options=IndexOptions(storage="bfloat16"))
     assert index.storage == "bfloat16"
     assert sum(block.nbytes for block in index.blocks) == rows.nbytes // 2
     stored = np.concatenate([block.astype(np.float32) for block in index.blocks], axis=1)
     np.testing.assert_allclose(stored, rows, rtol=2**-8)
     plan = SearchPlan.funnel((4, 16, 32), 100)
     found = index.search(queries, plan)
-    np.testing.assert_array_equal(found.positions, funnel(queries, stored, plan))
+    np.testing.assert_array_equal(found.indices, funnel(queries, stored, plan))
     assert (index.search(stored[:9], SearchPlan((32,), k=1)).scores <= 1 + 1e-6).all()
 
 
@@ -111,14 +116,15 @@ def test_bfloat16_scores_what_it_stores(data):
 def test_sources_give_the_same_tables(tmp_path, data, storage):
     rows = data[0]
     np.save(tmp_path / "rows.npy", rows)
-    whole = NestedIndex.build(rows, DIMS, storage=storage)
+    whole = NestedIndex.build(rows, DIMS, options=IndexOptions(storage=storage))
     for source in (
         np.load(tmp_path / "rows.npy", mmap_mode="r"),
         rows.astype(np.float64),
         (rows[start : start + 350] for start in range(0, 900, 350)),
         [rows[:1], rows[1:1], rows[1:]],
     ):
-        other = NestedIndex.build(source, DIMS, storage=storage, chunk_rows=128)
+        options = IndexOptions(storage=storage, chunk_rows=128)
+        other = NestedIndex.build(source, DIMS, options=options)
         assert other.storage == storage
         for one, two in zip(whole.blocks, other.blocks, strict=True):
             assert one.tobytes() == two.tobytes()
@@ -131,7 +137,7 @@ def test_building_holds_the_tables_and_one_chunk(generator):
     chunk = 1000
     source = (rows[at : at + chunk] for at in range(0, len(rows), chunk)) if generator else rows
     tracemalloc.start()
-    index = NestedIndex.build(source, [16, 64], chunk_rows=chunk)
+    index = NestedIndex.build(source, [16, 64], options=IndexOptions(chunk_rows=chunk))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     tables = sum(block.nbytes for block in index.blocks) + index.inverse_norms.nbytes
@@ -145,9 +151,9 @@ def test_zero_prefixes_score_zero():
     index = NestedIndex.build(rows, [2, 4])
     np.testing.assert_allclose(index.inverse_norms, [[0, 0.2], [1, 1]])
     found = index.search(np.array([[1, 0, 0, 0]], np.float32), SearchPlan((2, 4), (2,), k=2))
-    assert found.positions.tolist() == [[1, 0]]
+    assert found.indices.tolist() == [[1, 0]]
     np.testing.assert_allclose(found.scores, [[1, 0]])
-    dot = NestedIndex.build(rows, [2, 4], metric="dot")
+    dot = NestedIndex.build(rows, [2, 4], options=IndexOptions(metric="dot"))
     np.testing.assert_array_equal(dot.inverse_norms, np.ones((2, 2)))
 
 
@@ -159,13 +165,13 @@ def test_short_rows_are_padded_never_with_row_0(ids, pad):
     index = NestedIndex.build(rows, [4, 8], ids=ids)
     for plan in (SearchPlan((8,), k=7), SearchPlan((4, 8), (9,), k=7)):
         found = index.search(rows[2:4], plan)
-        assert found.ids.shape == found.scores.shape == found.positions.shape == (2, 7)
-        assert (found.positions[:, 5:] == -1).all()
+        assert found.ids.shape == found.scores.shape == found.indices.shape == (2, 7)
+        assert (found.indices[:, 5:] == -1).all()
         assert (found.ids[:, 5:] == pad).all()
         assert (found.scores[:, 5:] == LOWEST).all()
-        for positions, names in zip(found.positions, found.ids, strict=True):
-            assert sorted(positions[:5]) == [0, 1, 2, 3, 4]
-            assert names[:5].tolist() == index.ids[positions[:5]].tolist()
+        for indices, names in zip(found.indices, found.ids, strict=True):
+            assert sorted(indices[:5]) == [0, 1, 2, 3, 4]
+            assert names[:5].tolist() == index.ids[indices[:5]].tolist()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25])
@@ -177,7 +183,7 @@ def test_bad_query_rows_get_no_results_and_leave_the_others_alone(data, index, b
         broken = queries.copy()
         broken[3, column] = bad
         found = index.search(broken, plan)
-        assert (found.positions[3] == -1).all()
+        assert (found.indices[3] == -1).all()
         assert (found.ids[3] == -1).all()
         assert (found.scores[3] == LOWEST).all()
         others = [0, 1, 2, 4, 5]
@@ -186,7 +192,7 @@ def test_bad_query_rows_get_no_results_and_leave_the_others_alone(data, index, b
 
 
 def test_empty_batch(index):
-    for plan in (SearchPlan((32,)), SearchPlan.adaptive(4, 20, 32)):
+    for plan in (SearchPlan((32,)), SearchPlan((4, 32), (20,))):
         found = index.search(np.zeros((0, 32)), plan)
         assert [part.shape for part in found] == [(0, 10)] * 3
 
@@ -194,20 +200,20 @@ def test_empty_batch(index):
 def test_rerank_masks_empty_slots_and_repeats(data, index):
     rows, queries, *_ = data
     candidates = np.array([[7, -1, 3, 7, 7, 500], [-1] * 6])
-    scores, positions = index.rerank(queries[:2], candidates, [16, 32], [4], k=4)
-    assert sorted(positions[0, :3]) == [3, 7, 500]
+    scores, indices = index.rerank(queries[:2], candidates, [16, 32], [4], k=4)
+    assert sorted(indices[0, :3]) == [3, 7, 500]
     truth = scores_at(queries[:1], rows, 32)[0]
-    np.testing.assert_allclose(scores[0, :3], truth[positions[0, :3]], atol=1e-5)
+    np.testing.assert_allclose(scores[0, :3], truth[indices[0, :3]], atol=1e-5)
     assert (np.diff(scores[0]) <= 0).all()
-    assert positions[0, 3] == -1
+    assert indices[0, 3] == -1
     assert scores[0, 3] == LOWEST
-    assert (positions[1] == -1).all()
+    assert (indices[1] == -1).all()
     assert (scores[1] == LOWEST).all()
 
 
 def test_rerank_without_candidates(data, index):
-    scores, positions = index.rerank(data[1][:2], np.zeros((2, 0), int), [32], k=3)
-    assert positions.tolist() == [[-1] * 3] * 2
+    scores, indices = index.rerank(data[1][:2], np.zeros((2, 0), int), [32], k=3)
+    assert indices.tolist() == [[-1] * 3] * 2
     assert (scores == LOWEST).all()
 
 
@@ -233,11 +239,11 @@ def test_each_stage_reads_only_its_new_dims(data, index):
 
 def test_one_prefix_of_the_index_equals_exact_search(data, index):
     rows, queries, *_ = data
-    scores, positions = index.search_exactly(queries, 16, 12)
+    scores, indices = index.search_exactly(queries, 16, 12)
     exact = exact_search(queries, rows, [16], 12)
-    np.testing.assert_array_equal(positions, exact.indices[0])
+    np.testing.assert_array_equal(indices, exact.indices[0])
     np.testing.assert_allclose(scores, exact.scores[0], atol=1e-6)
-    np.testing.assert_array_equal(index.find_shortlist(queries, 16, 12), positions)
+    np.testing.assert_array_equal(index.find_shortlist(queries, 16, 12), indices)
 
 
 ROWS = np.ones((3, 4), np.float32)
@@ -285,13 +291,19 @@ def _broken(row, value, dtype=np.float32):
     ],
 )
 def test_bad_databases(arguments, text):
+    given = {
+        name: arguments[name] for name in ("vectors", "nesting_dims", "ids") if name in arguments
+    }
+    options = {name: value for name, value in arguments.items() if name not in given}
     with pytest.raises(ValueError, match=text):
-        NestedIndex.build(**{"vectors": ROWS, "nesting_dims": [2, 4], **arguments})
+        NestedIndex.build(
+            **{"vectors": ROWS, "nesting_dims": [2, 4], **given}, options=IndexOptions(**options)
+        )
 
 
-def test_ids_and_positions_are_each_others_inverse():
+def test_ids_and_indices_are_each_others_inverse():
     index = NestedIndex.build(ROWS, [4], ids=["b", "c", "a"])
-    assert index.positions_of(["a", "", "b"]).tolist() == [2, -1, 0]
+    assert index.indices_of(["a", "", "b"]).tolist() == [2, -1, 0]
     assert index.ids_at(np.array([2, -1, 0])).tolist() == ["a", "", "b"]
 
 
@@ -318,7 +330,7 @@ def test_object_and_byte_ids_become_strings():
         (lambda ix, q: ix.search_exactly(q[:, :8], 16, 5), r"at least 16 wide. .* \(25, 8\)"),
         (lambda ix, q: ix.search_exactly(q, 12, 5), "one of the trained prefixes"),
         (lambda ix, q: ix.find_shortlist(q, 16, 0), "`k` must be at least 1"),
-        (lambda ix, q: ix.positions_of([5, 900]), r"must be in the index. Received \[900\]"),
+        (lambda ix, q: ix.indices_of([5, 900]), r"must be in the index. Received \[900\]"),
         (lambda ix, q: ix.rerank(q, np.zeros((25, 3), int), [12]), r"Received \[12\]"),
         (lambda ix, q: ix.rerank(q, np.zeros((24, 3), int), [32]), "must be ints of the shape"),
         (lambda ix, q: ix.rerank(q, np.zeros((25, 3)), [32]), "must be ints .* float64"),

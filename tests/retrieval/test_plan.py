@@ -7,7 +7,7 @@ from mrl_keras.retrieval import SearchPlan
 
 
 def test_adaptive_names_its_stages():
-    plan = SearchPlan.adaptive(16, 200, 2048, k=20, leaves=7)
+    plan = SearchPlan.adaptive(shortlist_dim=16, shortlist=200, rerank_dim=2048, k=20, leaves=7)
     assert plan == SearchPlan((16, 2048), (200,), 20, 7)
     assert (plan.shortlist_dim, plan.shortlist_size) == (16, 200)
     assert (plan.rerank_dims, plan.rerank_sizes) == ((2048,), ())

@@ -11,7 +11,13 @@ import numpy as np
 from mrl_keras.checks import whole_number
 from mrl_keras.evaluation.classification.few_shot import checked_embeddings
 from mrl_keras.nesting import NestingDims
-from mrl_keras.retrieval import NestedIndex, SearchPlan, exact_search, scann_parameters
+from mrl_keras.retrieval import (
+    IndexOptions,
+    NestedIndex,
+    SearchPlan,
+    exact_search,
+    scann_parameters,
+)
 
 SYSTEMS = ("exact", "hnsw", "scann")
 _HNSW_LINKS, _REORDERED = 32, 4
@@ -129,13 +135,14 @@ def _exact(rows, k):
     """(function that gives the bytes, function queries -> positions (queries, k))."""
     dim = rows.shape[1]
     index, plan = NestedIndex.build(rows, [dim]), SearchPlan((dim,), k=k)
-    return lambda: _bytes(index), lambda queries: index.search(queries, plan).positions
+    return lambda: _bytes(index), lambda queries: index.search(queries, plan).indices
 
 
 def _scann(rows, k):
     dim = rows.shape[1]
     parameters = scann_parameters(len(rows), dim)
-    index = NestedIndex.build(rows, [dim], shortlist_dim=dim, scann=parameters)
+    options = IndexOptions(shortlist_dim=dim, scann=parameters)
+    index = NestedIndex.build(rows, [dim], options=options)
 
     def search(queries):
         candidates = index.find_shortlist(queries, dim, min(_REORDERED * k, len(rows)))

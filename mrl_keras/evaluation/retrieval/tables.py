@@ -114,7 +114,7 @@ def adaptive_grid(
     """
     dims = NestingDims(dims)
     pairs = [(low, high) for low in dims for high in dims if low < high]
-    return tuple(SearchPlan.adaptive(low, shortlist, high, k) for low, high in pairs)
+    return tuple(SearchPlan(pair, (shortlist,), k) for pair in pairs)
 
 
 def shortlist_lengths(
@@ -131,7 +131,7 @@ def shortlist_lengths(
     >>> [plan.sizes for plan in shortlist_lengths(16, 2048, lengths=[100, 200])]
     [(100,), (200,)]
     """
-    return tuple(SearchPlan.adaptive(d_s, length, d_r, k) for length in lengths)
+    return tuple(SearchPlan((d_s, d_r), (length,), k) for length in lengths)
 
 
 def _checked(queries, query_labels, database, database_labels, dims, ks):

@@ -7,7 +7,7 @@ import uuid
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.retrieval.scann.shortlist import TENSOR_DTYPES, TENSOR_NAMES, leaf_order, scann_ops
+from mrl_keras.retrieval.scann.searcher import TENSOR_DTYPES, TENSOR_NAMES, leaf_order, scann_ops
 
 # TensorsToScann takes what ScannToTensors gives, with the last part moved to the front.
 _INPUT_ORDER = (TENSOR_NAMES[-1], *TENSOR_NAMES[:-1])
@@ -21,7 +21,7 @@ class ScannParts(tf.Module):
     Their shapes are open, because the searcher's resource empties them once it is built.
 
     Args:
-        shortlist: `mrl_keras.retrieval.ScannShortlist`.
+        shortlist: `mrl_keras.retrieval.ScannSearcher`.
 
     Attributes:
         order: int32 (rows,), leaf by leaf: row `i` of the parts is row `order[i]` of the shortlist.

@@ -23,7 +23,7 @@ import tensorflow as tf
 from mrl_keras.export.graph.searcher import ScannParts, ScannResource
 from mrl_keras.export.graph.tables import PrefixTable, array_variable
 from mrl_keras.retrieval.scann.rows import SHORTLIST_WEIGHT
-from mrl_keras.retrieval.scann.shortlist import scann_ops
+from mrl_keras.retrieval.scann.searcher import scann_ops
 
 MINUS_INFINITY = float("-inf")
 _CHUNK_BYTES, _CHUNK_ROWS = 8 << 20, 32_768

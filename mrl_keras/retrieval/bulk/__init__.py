@@ -1,1 +1,1 @@
-"""Bulk search: the answers of many queries on disk, resumable."""
+"""Bulk search: many queries, their answers on disk, continued after an interruption."""

@@ -14,6 +14,8 @@ from mrl_keras.retrieval.index.nested_index import SearchResult
 
 FORMAT_VERSION = 1
 _MANIFEST, _CHUNKS, _ANSWERS = "manifest.json", "chunks", "answers"
+# Format version 1 calls the indices "positions", in the chunks and in the answers.
+_FILES = {"scores": "scores.npy", "indices": "positions.npy", "ids": "ids.npy"}
 _TEMPORARY = ".tmp-"
 _START_AGAIN = "Choose another folder, or remove this one to start again."
 
@@ -69,9 +71,9 @@ class BulkFolder:
 
     def add(self, found: SearchResult, digest: str) -> None:
         """Writes the next chunk; `digest` is that of all queries up to its end."""
-        shape = found.positions.shape
+        shape = found.indices.shape
         chunk = np.empty(shape[0], _chunk_dtype(shape[1]))
-        chunk["positions"], chunk["scores"] = found.positions, found.scores
+        chunk["scores"], chunk["positions"] = found.scores, found.indices
         name = f"rows-{self.answered:012d}.npy"
         with atomic_file(self._at(_CHUNKS, name)) as path, open(path, "wb") as file:
             np.save(file, chunk, allow_pickle=False)
@@ -82,9 +84,9 @@ class BulkFolder:
     def finish(self, index, k: int) -> None:
         """Joins the chunks into one array of each kind, and removes them."""
         columns = {
-            "ids": (index.ids.dtype, lambda chunk: index.ids_at(chunk["positions"])),
             "scores": (np.dtype(np.float32), lambda chunk: chunk["scores"]),
             "positions": (np.dtype(np.int64), lambda chunk: chunk["positions"]),
+            "ids": (index.ids.dtype, lambda chunk: index.ids_at(chunk["positions"])),
         }
         self._write_manifest({**self._manifest, "rows": self.answered})
         chunks = self._chunks()
@@ -173,8 +175,11 @@ def load_answers(directory: str) -> SearchResult:
             f"The bulk search in {directory} is not finished: {manifest['answered']['rows']}{of} "
             "queries are answered. Call it again with the same arguments to continue."
         )
-    paths = (os.path.join(directory, _ANSWERS, f"{name}.npy") for name in SearchResult._fields)
-    return SearchResult(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
+    answers = {
+        field: np.load(os.path.join(directory, _ANSWERS, name), mmap_mode="r", allow_pickle=False)
+        for field, name in _FILES.items()
+    }
+    return SearchResult(**answers)
 
 
 def _read_manifest(directory):

@@ -37,8 +37,8 @@ def bulk_search(
     | file | holds |
     |---|---|
     | `manifest.json` | the plan, the digests, how many queries are answered |
-    | `chunks/rows-START.npy` | positions and scores of the queries from START; until the end |
-    | `answers/ids.npy`, `scores.npy`, `positions.npy` | (queries, k) each; at the end |
+    | `chunks/rows-START.npy` | scores and indices of the queries from START; until the end |
+    | `answers/scores.npy`, `positions.npy`, `ids.npy` | scores, indices and ids; at the end |
 
     Args:
         index: the `NestedIndex` to search.
@@ -54,7 +54,7 @@ def bulk_search(
         progress: bool, whether to show a progress bar. Defaults to `False`.
 
     Returns:
-        A `SearchResult` of the memory-mapped ids, scores and positions, each (queries, k).
+        A `SearchResult` of the memory-mapped scores, indices and ids, each (queries, k).
 
     Raises:
         ValueError: queries of another width; a plan with dims that the index does not have;
@@ -66,7 +66,7 @@ def bulk_search(
     >>> import os, tempfile
     >>> rows = np.random.default_rng(0).standard_normal((100, 16)).astype("float32")
     >>> index = NestedIndex.build(rows, [4, 8, 16], ids=[f"doc-{i}" for i in range(100)])
-    >>> plan = SearchPlan.adaptive(4, 20, 16, k=3)
+    >>> plan = SearchPlan.adaptive(shortlist_dim=4, shortlist=20, rerank_dim=16, k=3)
     >>> folder = os.path.join(tempfile.mkdtemp(), "answers")
     >>> found = bulk_search(index, rows[:50], plan, folder, chunk_queries=20)
     >>> found.ids.shape, found.ids[:2, 0].tolist()
@@ -89,7 +89,7 @@ def load_bulk_search(directory: str) -> SearchResult:
         directory: path of the folder.
 
     Returns:
-        A `SearchResult` of the memory-mapped ids, scores and positions, each (queries, k).
+        A `SearchResult` of the memory-mapped scores, indices and ids, each (queries, k).
 
     Raises:
         ValueError: the folder holds no bulk search, or one that is not finished.
@@ -100,7 +100,7 @@ def load_bulk_search(directory: str) -> SearchResult:
     >>> index = NestedIndex.build(np.eye(4), [2, 4])
     >>> folder = os.path.join(tempfile.mkdtemp(), "answers")
     >>> _ = bulk_search(index, np.eye(4), SearchPlan((4,), k=1), folder)
-    >>> load_bulk_search(folder).positions[:, 0].tolist()
+    >>> load_bulk_search(folder).indices[:, 0].tolist()
     [0, 1, 2, 3]
     """
     return load_answers(directory)

@@ -1,1 +1,1 @@
-"""Exact search: the neighbours of every prefix in one pass."""
+"""Exact search: the neighbours of every prefix in one pass over the database."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
-    PAD_POSITION,
+    PAD_INDEX,
     as_float32,
     inverse_norms,
     refuse_rows,
@@ -174,8 +174,8 @@ class NestedScan:
             queries: float32 (queries, width), finite.
 
         Returns:
-            (scores, positions): float32 and int64, both (prefixes, queries, k), ordered; slots
-            without a row hold `LOWEST_SCORE` and `PAD_POSITION`.
+            (scores, indices): float32 and int64, both (prefixes, queries, k), ordered; slots
+            without a row hold `LOWEST_SCORE` and `PAD_INDEX`.
 
         Raises:
             ValueError: non-finite rows in the tables, or a budget too small for any blocking.
@@ -186,7 +186,7 @@ class NestedScan:
         )
         shape = (len(self._wanted), len(queries), self._k)
         scores = np.full(shape, LOWEST_SCORE, np.float32)
-        positions = np.full(shape, PAD_POSITION, np.int64)
+        indices = np.full(shape, PAD_INDEX, np.int64)
         free = queue.SimpleQueue()
         for _ in range(sizes.workers):
             free.put(_Scratch(sizes.queries, sizes.rows))
@@ -195,8 +195,8 @@ class NestedScan:
             for start in range(0, len(queries), sizes.superblock):
                 part = slice(start, start + sizes.superblock)
                 found = self._superblock(pool, free, sizes, queries[part])
-                scores[:, part], positions[:, part] = found
-        return scores, positions
+                scores[:, part], indices[:, part] = found
+        return scores, indices
 
     def _superblock(self, pool, free, sizes, queries):
         """One pass over the database for the queries of a superblock."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from mrl_keras.retrieval.arrays import LOWEST_SCORE, PAD_POSITION, order_rows, select_rows
+from mrl_keras.retrieval.arrays import LOWEST_SCORE, PAD_INDEX, order_rows, select_rows
 
 
 class Candidates:
     """The best rows so far of one block of queries, for every prefix.
 
-    Tables of scores and positions (prefixes, queries, room), filled from the left. A query's
+    Tables of scores and indices (prefixes, queries, room), filled from the left. A query's
     threshold is its k-th best score as of the last cut, so a row at or below it cannot be among
     the k best. Only rows above it are taken, and a table is cut back to k when it is full.
 
@@ -24,7 +24,7 @@ class Candidates:
         self._k, self._room = k, self.room(k)
         shape = (prefixes, queries, self._room)
         self._scores = np.full(shape, -np.inf, np.float32)
-        self._positions = np.full(shape, PAD_POSITION, np.int32)
+        self._indices = np.full(shape, PAD_INDEX, np.int32)
         self._counts = np.zeros((prefixes, queries), np.int64)
         self._thresholds = np.full((prefixes, queries, 1), -np.inf, np.float32)
         self._first_slots = np.arange(queries) * self._room
@@ -41,7 +41,7 @@ class Candidates:
             prefix: int, the prefix's place.
             scores: float32 (queries, rows).
             mask: bool (queries, rows), overwritten.
-            first_row: int, the position of the tile's first row.
+            first_row: int, the index of the tile's first row.
         """
         np.greater(scores, self._thresholds[prefix], out=mask)
         hits = np.flatnonzero(mask)
@@ -53,27 +53,27 @@ class Candidates:
             if found.max() > self._room - self._k:
                 self._merge(prefix, scores, first_row)
                 return
-            self._cut(prefix, self._scores[prefix], self._positions[prefix])
+            self._cut(prefix, self._scores[prefix], self._indices[prefix])
         # The hits come query by query: a hit's slot is its rank among its query's own.
         ranks_start = np.cumsum(found) - found
         starts = self._first_slots + self._counts[prefix] - ranks_start
         slots = np.arange(hits.size) + starts[owners]
         self._scores[prefix].reshape(-1)[slots] = scores.reshape(-1)[hits]
-        self._positions[prefix].reshape(-1)[slots] = columns + first_row
+        self._indices[prefix].reshape(-1)[slots] = columns + first_row
         self._counts[prefix] += found
 
     def _merge(self, prefix, scores, first_row):
         """Takes a tile too rich for the table: its own k best, and the table's."""
-        positions = np.arange(first_row, first_row + scores.shape[1], dtype=np.int32)
-        new = select_rows(scores, np.broadcast_to(positions, scores.shape), self._k)
-        old = (self._scores[prefix], self._positions[prefix])
+        indices = np.arange(first_row, first_row + scores.shape[1], dtype=np.int32)
+        new = select_rows(scores, np.broadcast_to(indices, scores.shape), self._k)
+        old = (self._scores[prefix], self._indices[prefix])
         self._cut(prefix, *(np.concatenate(pair, axis=1) for pair in zip(old, new, strict=True)))
 
-    def _cut(self, prefix, scores, positions):
+    def _cut(self, prefix, scores, indices):
         # Always k columns: where fewer rows were seen, the rest are empty slots at -inf.
-        scores, positions = select_rows(scores, positions, self._k)
+        scores, indices = select_rows(scores, indices, self._k)
         self._scores[prefix, :, : self._k], self._scores[prefix, :, self._k :] = scores, -np.inf
-        self._positions[prefix, :, : self._k] = positions
+        self._indices[prefix, :, : self._k] = indices
         self._counts[prefix] = self._k
         self._thresholds[prefix, :, 0] = scores.min(axis=1)
 
@@ -85,11 +85,11 @@ class Candidates:
             scale: float32 (queries,), multiplies each query's scores.
 
         Returns:
-            (scores, positions): float32 and int32, both (queries, k).
+            (scores, indices): float32 and int32, both (queries, k).
         """
-        scores, positions = order_rows(
-            *select_rows(self._scores[prefix], self._positions[prefix], self._k)
+        scores, indices = order_rows(
+            *select_rows(self._scores[prefix], self._indices[prefix], self._k)
         )
         empty = np.isneginf(scores)
-        scores[empty], positions[empty] = 0.0, PAD_POSITION
-        return np.where(empty, LOWEST_SCORE, scores * scale[:, None]), positions
+        scores[empty], indices[empty] = 0.0, PAD_INDEX
+        return np.where(empty, LOWEST_SCORE, scores * scale[:, None]), indices

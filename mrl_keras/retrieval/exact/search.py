@@ -12,7 +12,7 @@ from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
-    PAD_POSITION,
+    PAD_INDEX,
     check_matrix,
     check_metric,
     check_queries,
@@ -133,13 +133,13 @@ def search_finite(queries, tables, k, cosine, memory_budget, **options):
         tables, k, cosine, memory_budget, options: as for `NestedScan`, but `k` may exceed N.
 
     Returns:
-        (scores, positions): float32 and int64, both (prefixes, queries, k).
+        (scores, indices): float32 and int64, both (prefixes, queries, k).
     """
     bad = ~np.isfinite(squared_norms(queries))
     if bad.any():
         queries = np.where(bad[:, None], np.float32(0), queries)
     found = min(k, tables[0].shape[0])
     scan = NestedScan(tables, found, cosine, memory_budget, **options)
-    scores, positions = scan.run(queries)
-    scores[:, bad], positions[:, bad] = LOWEST_SCORE, PAD_POSITION
-    return pad_columns(scores, positions, k)
+    scores, indices = scan.run(queries)
+    scores[:, bad], indices[:, bad] = LOWEST_SCORE, PAD_INDEX
+    return pad_columns(scores, indices, k)

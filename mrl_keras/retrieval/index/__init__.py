@@ -1,1 +1,1 @@
-"""The nested index: its tables, their building, and their files."""
+"""The nested index: prefix blocks and norms, their building, and their search."""

@@ -1,8 +1,9 @@
-"""Filling an index's tables: block by block, chunk by chunk."""
+"""The options of an index, and the tables and ids that it is built from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,11 +12,51 @@ from mrl_keras.checks import whole_number
 from mrl_keras.retrieval.arrays import (
     as_float32,
     check_matrix,
+    check_metric,
     inverse_norms,
     refuse_rows,
 )
 from mrl_keras.retrieval.exact.blocked import prefix_squared_norms
-from mrl_keras.retrieval.scann import parameters as scann_rule
+from mrl_keras.retrieval.scann.parameters import ScannParameters
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How `NestedIndex.build` stores rows and finds shortlists.
+
+    Args:
+        metric: "cosine" or "dot". Defaults to "cosine".
+        storage: "float32" or "bfloat16" (half the memory; scores move by about 0.4 %). Defaults
+            to "float32".
+        shortlist_dim: the prefix D_s that ScaNN proposes rows from, a nesting dim of the index;
+            `None` for none.
+        scann: `None` for exact shortlists, a `ScannParameters`, or "auto", which builds ScaNN by
+            `scann_parameters(rows, D_s)` where a `shortlist_dim` is given and there are at least
+            20,000 rows. Defaults to "auto".
+        chunk_rows: int, rows read at once from an array. Defaults to 16,384.
+
+    Raises:
+        ValueError: an unknown metric, storage or `scann`, or `chunk_rows` below 1.
+
+    >>> IndexOptions(storage="bfloat16", shortlist_dim=8).metric
+    'cosine'
+    """
+
+    metric: str = "cosine"
+    storage: str = "float32"
+    shortlist_dim: int | None = None
+    scann: str | ScannParameters | None = "auto"
+    chunk_rows: int = 16_384
+
+    def __post_init__(self):
+        check_metric(self.metric)
+        storage_dtype(self.storage)
+        scann = self.scann
+        if scann is not None and scann != "auto" and not isinstance(scann, ScannParameters):
+            raise ValueError(
+                f'`scann` must be None, "auto" or a ScannParameters. Received {scann!r}.'
+            )
+        object.__setattr__(self, "chunk_rows", whole_number(self.chunk_rows, "`chunk_rows`"))
 
 
 def storage_dtype(storage: str) -> np.dtype:
@@ -29,10 +70,16 @@ def storage_dtype(storage: str) -> np.dtype:
     raise ValueError(f'`storage` must be "float32" or "bfloat16". Received {storage!r}.')
 
 
-def build_tables(vectors, dims, storage, chunk_rows, cosine, progress):
-    """(blocks, inverse_norms) of all rows; see `NestedIndex.build`."""
-    dtype = storage_dtype(storage)
-    chunks, total = _chunks(vectors, whole_number(chunk_rows, "`chunk_rows`"))
+def build_tables(vectors, dims, options, progress):
+    """(blocks, inverse_norms) of all rows.
+
+    Args:
+        vectors, progress: as for `NestedIndex.build`.
+        dims: `NestingDims`.
+        options: `IndexOptions`.
+    """
+    dtype, cosine = storage_dtype(options.storage), options.metric == "cosine"
+    chunks, total = _chunks(vectors, options.chunk_rows)
     growing = _GrowingTables([high - low for low, high in dims.blocks], dtype, total)
     with tqdm(total=total, desc="Building the index", disable=not progress, unit_scale=True) as bar:
         for chunk in chunks:
@@ -47,7 +94,7 @@ def build_tables(vectors, dims, storage, chunk_rows, cosine, progress):
             bar.update(len(chunk))
     if growing.rows == 0:
         raise ValueError("`vectors` must hold at least one row. Received an empty database.")
-    *blocks, norms = growing.tables()
+    *blocks, norms = growing.tables
     return tuple(blocks), norms
 
 
@@ -69,29 +116,26 @@ class _GrowingTables:
     """Tables with a common number of rows: allocated at once where the total is known.
 
     Otherwise each chunk makes them longer in place. The allocator moves large tables by
-    remapping pages, so this never holds two copies.
+    remapping pages, so that there are never two copies, as `np.concatenate` would make.
     """
 
     def __init__(self, widths, dtype, total):
         dtypes = [dtype] * len(widths) + [np.dtype(np.float32)]
         shapes = [(total or 0, width) for width in (*widths, len(widths))]
-        self._tables = [np.empty(*made) for made in zip(shapes, dtypes, strict=True)]
+        self.tables = [np.empty(*made) for made in zip(shapes, dtypes, strict=True)]
         self._known = total is not None
         self.rows = 0
 
     def append(self, parts):
         stop = self.rows + len(parts[0])
-        for table, part in zip(self._tables, parts, strict=True):
+        for table, part in zip(self.tables, parts, strict=True):
             if not self._known:
                 table.resize((stop, table.shape[1]), refcheck=False)
             table[self.rows : stop] = part
         self.rows = stop
 
-    def tables(self):
-        return self._tables
 
-
-def checked_ids(ids, n_rows: int) -> np.ndarray:
+def check_ids(ids, n_rows: int) -> np.ndarray:
     """Ids as int64 or str (rows,): unique, none missing, none that marks an empty slot."""
     if ids is None:
         return np.arange(n_rows, dtype=np.int64)
@@ -131,26 +175,3 @@ def _as_array(ids):
             f"Received dtype {array.dtype}."
         )
     return array if array.dtype.kind == "U" else array.astype(np.int64)
-
-
-def shortlist_for(index, shortlist_dim, scann):
-    """The ScaNN shortlist that `NestedIndex.build` asks for, or `None` for exact shortlists."""
-    if scann is not None and scann != "auto" and not isinstance(scann, scann_rule.ScannParameters):
-        raise ValueError(f'`scann` must be None, "auto" or a ScannParameters. Received {scann!r}.')
-    if shortlist_dim is None:
-        if isinstance(scann, scann_rule.ScannParameters):
-            raise ValueError(
-                "`shortlist_dim` must name the prefix that ScaNN searches when `scann` is given. "
-                f"Received None; choose one of {list(index.nesting_dims)}."
-            )
-        return None
-    index.nesting_dims.index(shortlist_dim)
-    blocks = index.blocks_up_to(getattr(scann, "reorder_dim", None) or shortlist_dim)
-    if scann is None or (scann == "auto" and len(index) < scann_rule.EXACT_BELOW):
-        return None
-    from mrl_keras.retrieval.scann.shortlist import ScannShortlist
-
-    prefix = np.concatenate([as_float32(block) for block in blocks], axis=1)
-    parameters = None if scann == "auto" else scann
-    normalize = index.metric == "cosine"
-    return ScannShortlist.build(prefix, parameters, normalize=normalize, dim=shortlist_dim)

@@ -1,1 +1,1 @@
-"""Shortlists by ScaNN."""
+"""ScaNN over one prefix, which finds shortlists: its parameters and its searcher."""

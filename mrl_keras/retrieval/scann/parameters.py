@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from mrl_keras.checks import whole_number
 
@@ -27,18 +27,16 @@ class ScannParameters:
             or `None` for the plain reconstruction loss. Defaults to 0.2.
         training_sample_size: int, rows that train the tree and the codes. Defaults to 100,000.
         training_iterations: int, k-means iterations of the tree. Defaults to 12.
-        storage: "float32"; ScaNN's bfloat16 does not survive a SavedModel and is refused.
-        soar_lambda: `None`; ScaNN's TensorFlow ops have no SOAR, and it is refused.
-        truncate_dim: `None`; ScaNN's own truncation is refused, a shortlist is built on the
-            prefix itself.
         reorder_dim: int above D_s, a prefix of which ScaNN keeps an int8 copy, or `None`. Plans
             whose first rerank is at this dim, and not their last, leave that rerank to ScaNN: a
             call over all its candidates, where a rerank over blocks gathers and converts each
             row first. The copy takes D_s + `reorder_dim` bytes for each row.
 
     Raises:
-        ValueError: a number out of range, more leaves to search than there are, bfloat16,
-            SOAR or truncation.
+        ValueError: a number out of range, or more leaves to search than there are.
+
+    Three options of ScaNN are left out: its bfloat16 rows do not survive a SavedModel, its
+    TensorFlow ops have no SOAR, and its truncation does not normalise the prefix.
 
     >>> ScannParameters(num_leaves=500, leaves_to_search=25).dims_per_block
     1
@@ -50,9 +48,6 @@ class ScannParameters:
     anisotropic_threshold: float | None = 0.2
     training_sample_size: int = 100_000
     training_iterations: int = 12
-    storage: str = "float32"
-    soar_lambda: float | None = None
-    truncate_dim: int | None = None
     reorder_dim: int | None = None
 
     def __post_init__(self):
@@ -80,30 +75,19 @@ class ScannParameters:
         if self.reorder_dim is not None:
             number = whole_number(self.reorder_dim, "`reorder_dim`", 2)
             object.__setattr__(self, "reorder_dim", number)
-        self._refuse_unsupported()
-
-    def _refuse_unsupported(self):
-        if self.storage != "float32":
-            raise ValueError(
-                '`storage` of a ScaNN shortlist must be "float32": bfloat16 rows are lost when the '
-                "searcher is turned into tensors, so an export would fail at its first query. "
-                f"Received {self.storage!r}; bfloat16 belongs to NestedIndex's own blocks."
-            )
-        if self.soar_lambda is not None:
-            raise ValueError(
-                "`soar_lambda` must be None: ScaNN's TensorFlow ops refuse SOAR, and an index "
-                f"built with it could not be exported. Received {self.soar_lambda!r}."
-            )
-        if self.truncate_dim is not None:
-            raise ValueError(
-                "`truncate_dim` must be None: ScaNN's truncation does not normalise the prefix, "
-                "fails without a tree, and is ignored by brute force. "
-                f"Received {self.truncate_dim!r}; build on the prefix itself instead."
-            )
 
     def to_dict(self) -> dict:
-        """The arguments, for a manifest; `ScannParameters(**d)` reads them back."""
+        """The arguments, for a manifest; `from_dict` reads them back."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, arguments: dict) -> ScannParameters:
+        """Reads what `to_dict` gave. Names that are not arguments are left out.
+
+        Earlier versions wrote three arguments more, which could hold one value only.
+        """
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in arguments.items() if name in names})
 
 
 def scann_parameters(n_rows: int, dim: int) -> ScannParameters:
@@ -137,3 +121,8 @@ def scann_parameters(n_rows: int, dim: int) -> ScannParameters:
         dims_per_block=1 if dim <= 64 else 2,
         training_sample_size=min(max(n_rows, CODES), 100_000),
     )
+
+
+def uses_scann(scann: str | ScannParameters | None, n_rows: int) -> bool:
+    """Whether `IndexOptions.scann` asks for ScaNN over `n_rows` rows."""
+    return n_rows >= EXACT_BELOW if scann == "auto" else scann is not None

@@ -1,1 +1,1 @@
-"""Choosing a search plan on held-out queries."""
+"""The choice of a search plan, measured on held-out queries."""

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from mrl_keras.files import atomic_file
-from mrl_keras.retrieval.tuning.tune import pareto_front
-
-_MARKERS = "osD^v<>pP*Xh"
+from mrl_keras.plots import MARKERS, new_figure, save_figure
+from mrl_keras.retrieval.tuning.points import pareto_front
 
 
-def plot(result, path=None):
+def plot_tuning(result, path=None):
     """See `TuningResult.plot`."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Plots need matplotlib: pip install "mrl_keras[plots]"') from error
-    figure = Figure(figsize=(10.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    by_flops, by_time = figure.subplots(1, 2, sharey=True)
+    figure, axes = new_figure((10.4, 4.2), columns=2, sharey=True)
+    by_flops, by_time = axes[0]
     _draw(by_flops, result, "mflops", "MFLOPs for each query")
     _draw(by_time, result, "seconds", "measured seconds for each query of a batch")
     by_flops.set_ylabel(f"{result.metric} (%)")
@@ -25,8 +17,7 @@ def plot(result, path=None):
     figure.legend(handles, names, loc="outside right center", fontsize=8)
     figure.suptitle(f"Adaptive retrieval: {result.metric} against cost")
     if path is not None:
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary, dpi=120)
+        save_figure(figure, path)
     return figure
 
 
@@ -40,7 +31,7 @@ def _draw(axis, result, cost, label):
     plans = [point for point in result.points if getattr(point, cost) is not None]
     for place, dim in enumerate(sorted({point.plan.shortlist_dim for point in plans})):
         ours = [point for point in plans if point.plan.shortlist_dim == dim]
-        marker = _MARKERS[place % len(_MARKERS)]
+        marker = MARKERS[place % len(MARKERS)]
         line(ours, linestyle="", marker=marker, markersize=4, alpha=0.6, label=f"D_s = {dim}")
     line(pareto_front(plans, cost), color="black", linewidth=1, label="Pareto front")
     circle = {"color": "black", "linestyle": "", "markersize": 13}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrl_keras.retrieval.arrays import PAD_POSITION
+from mrl_keras.retrieval.arrays import PAD_INDEX
 from mrl_keras.retrieval.metrics import average_precision
 
 _METRIC = re.compile(r"(mAP|recall)@([1-9]\d*)")
@@ -47,7 +47,7 @@ class RankingMetric:
 
 
 class Relevance:
-    """Relevant (query, row) pairs. Make one with `by_labels` or `by_positions`.
+    """Relevant (query, row) pairs. Make one with `by_labels` or `by_indices`.
 
     Attributes:
         wanted: int (queries,), how many rows are relevant to each query.
@@ -57,9 +57,9 @@ class Relevance:
         self._is_relevant = is_relevant
         self.wanted = wanted
 
-    def at(self, positions: np.ndarray) -> np.ndarray:
-        """bool like `positions` (queries, k): whether these rows are relevant; -1 never is."""
-        return self._is_relevant(positions) & (positions != PAD_POSITION)
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """bool like `indices` (queries, k): whether these rows are relevant; -1 never is."""
+        return self._is_relevant(indices) & (indices != PAD_INDEX)
 
     @classmethod
     def by_labels(cls, query_labels, row_labels, n_queries: int, n_rows: int) -> Relevance:
@@ -73,15 +73,15 @@ class Relevance:
         names, counts = np.unique(row_labels, return_counts=True)
         place = np.minimum(np.searchsorted(names, query_labels), len(names) - 1)
         wanted = np.where(names[place] == query_labels, counts[place], 0)
-        return cls(lambda positions: row_labels[positions] == query_labels[:, None], wanted)
+        return cls(lambda indices: row_labels[indices] == query_labels[:, None], wanted)
 
     @classmethod
-    def by_positions(cls, positions: np.ndarray, n_rows: int) -> Relevance:
-        """The rows named by `positions` int (queries, any) are relevant; -1 names none."""
+    def by_indices(cls, indices: np.ndarray, n_rows: int) -> Relevance:
+        """The rows named by `indices` int (queries, any) are relevant; -1 names none."""
         # A pair is one number, query * rows + row, so that membership is one sorted look-up.
-        first = np.arange(len(positions), dtype=np.int64)[:, None] * n_rows
-        pairs = np.unique((first + positions)[positions != PAD_POSITION])
-        wanted = np.bincount(pairs // n_rows, minlength=len(positions))
+        first = np.arange(len(indices), dtype=np.int64)[:, None] * n_rows
+        pairs = np.unique((first + indices)[indices != PAD_INDEX])
+        wanted = np.bincount(pairs // n_rows, minlength=len(indices))
         return cls(lambda asked: np.isin(first + asked, pairs), wanted)
 
     @classmethod
@@ -92,7 +92,7 @@ class Relevance:
             ValueError: an id that is not in the index.
         """
         lists = [np.asarray(one).reshape(-1) for one in ids]
-        positions = np.full((len(lists), max(map(len, lists), default=0)), PAD_POSITION)
+        indices = np.full((len(lists), max(map(len, lists), default=0)), PAD_INDEX)
         for row, wanted in enumerate(lists):
-            positions[row, : len(wanted)] = index.positions_of(wanted)
-        return cls.by_positions(positions, len(index))
+            indices[row, : len(wanted)] = index.indices_of(wanted)
+        return cls.by_indices(indices, len(index))

@@ -53,7 +53,7 @@ class TuningSpace:
             k: int, the plans' k.
 
         Raises:
-            ValueError: dims that are no nesting dims, lengths below 1, or shares out of range.
+            ValueError: dims that are not nesting dims, lengths below 1, or shares out of range.
         """
         seen = set()
         if self.single_stage and index.shortlist is None:

@@ -6,7 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -15,7 +15,8 @@ from mrl_keras.retrieval.arrays import check_queries, order_rows, select_rows
 from mrl_keras.retrieval.cost import mflops_per_query
 from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
 from mrl_keras.retrieval.plan import SearchPlan
-from mrl_keras.retrieval.rerank import prefix_scores
+from mrl_keras.retrieval.tuning.plot import plot_tuning
+from mrl_keras.retrieval.tuning.points import TuningPoint, pareto_front
 from mrl_keras.retrieval.tuning.relevance import RankingMetric, Relevance
 from mrl_keras.retrieval.tuning.space import TuningSpace
 
@@ -23,23 +24,43 @@ _TIMED_QUERIES = 256
 
 
 @dataclass(frozen=True)
-class TuningPoint:
-    """One plan, and what it does.
+class TuningOptions:
+    """What `tune` measures, how much a plan may lose, and which plans it tries.
 
-    Attributes:
-        plan: `SearchPlan`.
-        value: float, the metric on the held-out queries, in [0, 1].
-        mflops: float, `mflops_per_query` by the paper's count.
-        seconds: float, measured seconds for each query of a batch, or `None` where not measured.
-        error: float, the standard error of (`value` - full width's), from each query's
-            difference. Defaults to 0.
+    Args:
+        metric: "mAP@k" or "recall@k"; its k is the plans' k. Defaults to "mAP@10".
+        tolerance: float, how far the metric may fall below full width. Defaults to 0.001, a
+            tenth of a point.
+        confidence: float in [0.5, 1), of the one-sided interval that the loss must stay within;
+            0.5 takes the measured mean as it is. Defaults to 0.95.
+        space: `TuningSpace`, the plans to try. Defaults to `TuningSpace()`.
+        cost: "mflops" picks the fewest MFLOPs by the paper's count, and measures the time of
+            the Pareto front; "seconds" measures the time of every plan within the tolerance and
+            picks the fastest. Defaults to "mflops".
+
+    Raises:
+        ValueError: an unknown metric or cost, a negative tolerance, or a confidence out of range.
+
+    >>> TuningOptions(tolerance=0.01).metric
+    'mAP@10'
     """
 
-    plan: SearchPlan
-    value: float
-    mflops: float
-    seconds: float | None = None
-    error: float = 0.0
+    metric: str = "mAP@10"
+    tolerance: float = 0.001
+    confidence: float = 0.95
+    space: TuningSpace = field(default_factory=TuningSpace)
+    cost: str = "mflops"
+
+    def __post_init__(self):
+        RankingMetric(self.metric)
+        if not self.tolerance >= 0:
+            raise ValueError(f"`tolerance` must not be negative. Received {self.tolerance!r}.")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(
+                f"`confidence` must be at least 0.5 and below 1. Received {self.confidence!r}."
+            )
+        if self.cost not in ("mflops", "seconds"):
+            raise ValueError(f'`cost` must be "mflops" or "seconds". Received {self.cost!r}.')
 
 
 @dataclass(frozen=True)
@@ -84,25 +105,7 @@ class TuningResult:
         Raises:
             ImportError: matplotlib is missing.
         """
-        from mrl_keras.retrieval.tuning.plot import plot
-
-        return plot(self, path)
-
-
-def pareto_front(points: Sequence[TuningPoint], cost: str = "mflops") -> tuple[TuningPoint, ...]:
-    """The points that no point of the same or less cost matches or beats, by rising cost.
-
-    Args:
-        points: `TuningPoint`s.
-        cost: "mflops" or "seconds"; points without a measured time are left out of the latter.
-            Defaults to "mflops".
-    """
-    costed = [point for point in points if getattr(point, cost) is not None]
-    front = []
-    for point in sorted(costed, key=lambda point: (getattr(point, cost), -point.value)):
-        if not front or point.value > front[-1].value:
-            front.append(point)
-    return tuple(front)
+        return plot_tuning(self, path)
 
 
 def tune(
@@ -110,11 +113,7 @@ def tune(
     queries: np.ndarray,
     relevant: Sequence[Sequence] | None = None,
     labels: tuple[Sequence, Sequence] | None = None,
-    metric: str = "mAP@10",
-    tolerance: float = 0.001,
-    confidence: float = 0.95,
-    space: TuningSpace | None = None,
-    cost: str = "mflops",
+    options: TuningOptions | None = None,
     progress: bool = False,
 ) -> TuningResult:
     """Finds the cheapest plan that stays within a tolerance of exact full-width search.
@@ -136,15 +135,8 @@ def tune(
         labels: the pair (labels of the queries, labels of the rows): rows of the query's label
             are relevant. Give `relevant` or `labels`, not both. With neither, recall is
             measured against the neighbours that exact full-width search finds.
-        metric: "mAP@k" or "recall@k"; its k is the plans' k. Defaults to "mAP@10".
-        tolerance: float, how far the metric may fall below full width. Defaults to 0.001, a
-            tenth of a point.
-        confidence: float in [0.5, 1), of that one-sided interval; 0.5 takes the measured mean
-            as it is. Defaults to 0.95.
-        space: `TuningSpace`, the plans to try; `None` takes its defaults.
-        cost: "mflops" picks the fewest MFLOPs by the paper's count, and measures the time of
-            the Pareto front; "seconds" measures the time of every plan within the tolerance and
-            picks the fastest. Defaults to "mflops".
+        options: `TuningOptions`: the metric, the tolerance, the plans to try and their cost;
+            `None` takes its defaults.
         progress: bool, whether to show a progress bar. Defaults to `False`.
 
     Returns:
@@ -152,8 +144,8 @@ def tune(
 
     Raises:
         ValueError: no queries, both or neither of `relevant` and `labels` where one is needed,
-            labels or ids that do not fit, an unknown metric or cost, k above the number of rows,
-            a negative tolerance, a confidence out of range, or dims that are no nesting dims.
+            labels or ids that do not fit, k above the number of rows, or dims that are not
+            nesting dims.
 
     Example:
 
@@ -168,37 +160,35 @@ def tune(
 
     Source: arXiv 2205.13147, Section 4.3.1 leaves the choice of D_s, D_r and k open; Figure 8.
     """
-    queries, metric = check_queries(queries, index.width), RankingMetric(metric)
+    queries, options = check_queries(queries, index.width), options or TuningOptions()
+    metric = RankingMetric(options.metric)
     if not len(queries):
         raise ValueError("`queries` must hold at least one query. Received none.")
     if metric.k > len(index):
         raise ValueError(
             f"`metric` must have a k of at most {len(index)}, the rows. Received {metric.name!r}."
         )
-    if not tolerance >= 0:
-        raise ValueError(f"`tolerance` must not be negative. Received {tolerance!r}.")
-    if not 0.5 <= confidence < 1:
-        raise ValueError(f"`confidence` must be at least 0.5 and below 1. Received {confidence!r}.")
-    if cost not in ("mflops", "seconds"):
-        raise ValueError(f'`cost` must be "mflops" or "seconds". Received {cost!r}.')
-    plans = list((space or TuningSpace()).plans(index, metric.k))
+    plans = list(options.space.plans(index, metric.k))
     shortlists = _Shortlists(index, queries, plans, metric.k)
     relevance = _relevance(index, queries, relevant, labels, metric, shortlists.full_width)
-    full_width = metric.values(relevance.at(shortlists.full_width), relevance.wanted)
+    scorer = _Scorer(index, shortlists, relevance, metric)
     with tqdm(total=len(plans), desc="Tuning", disable=not progress, unit_scale=True) as bar:
-        points = [
-            _point(index, SearchPlan((index.width,), k=metric.k), full_width, full_width),
-            *_scored(index, queries, plans, shortlists, relevance, metric, full_width, bar.update),
-        ]
-    points, chosen = _choose(index, queries, points, tolerance, confidence, cost)
-    return TuningResult(metric.name, tolerance, confidence, points[0], _by_flops(points), chosen)
+        points = [scorer.full_width_point()]
+        for point in scorer.points(plans):
+            points.append(point)
+            bar.update()
+    points, chosen = _choose(index, queries, points, options)
+    by_flops = tuple(sorted(points, key=lambda point: point.mflops))
+    return TuningResult(
+        metric.name, options.tolerance, options.confidence, points[0], by_flops, chosen
+    )
 
 
 class _Shortlists:
     """The longest shortlist of each D_s (and number of leaves) that the plans need."""
 
     def __init__(self, index, queries, plans, k):
-        self._index, self._queries = index, queries
+        self._index, self.queries = index, queries
         self._longest = max((plan.shortlist_size for plan in plans), default=k)
         exact_only = index.shortlist is None or any(
             plan.shortlist_dim != index.shortlist.dim for plan in plans
@@ -218,10 +208,10 @@ class _Shortlists:
         return shortlist is not None and (shortlist.dim, True) == (dim, shortlist.width > dim)
 
     def find(self, dim, leaves, size):
-        """int64 positions (queries, `size`, or the longest where that is `None`)."""
+        """int64 row numbers (queries, `size`, or the longest where that is `None`)."""
         if leaves is not None:
             size = size or self._longest
-            return self._index.find_shortlist(self._queries, dim, size, leaves)
+            return self._index.find_shortlist(self.queries, dim, size, leaves)
         return self._exact[self._index.nesting_dims.index(dim)][:, : self._longest]
 
 
@@ -247,25 +237,45 @@ def _relevance(index, queries, relevant, labels, metric, full_width):
             f"{metric.name} needs `relevant` or `labels`. Received neither; recall@k can be "
             "measured against exact search without them."
         )
-    return Relevance.by_positions(full_width, len(index))
+    return Relevance.by_indices(full_width, len(index))
 
 
-def _scored(index, queries, plans, shortlists, relevance, metric, full_width, advance):
-    """A `TuningPoint` of every plan, not timed."""
+class _Scorer:
+    """Scores plans by each query's metric, beside that of full width."""
 
-    def stage(plan):
-        size = plan.shortlist_size if shortlists.needs_size(plan.shortlist_dim) else 0
+    def __init__(self, index, shortlists, relevance, metric):
+        self._index, self._shortlists = index, shortlists
+        self._relevance, self._metric = relevance, metric
+        self._full_width = self._values(relevance.at(shortlists.full_width))
+
+    def full_width_point(self):
+        """The `TuningPoint` of exact search with all dims, not timed."""
+        return self._point(SearchPlan((self._index.width,), k=self._metric.k), self._full_width)
+
+    def points(self, plans):
+        """A `TuningPoint` of every plan, not timed."""
+        for (dim, leaves, size), group in itertools.groupby(
+            sorted(plans, key=self._stage), key=self._stage
+        ):
+            candidates = self._shortlists.find(dim, leaves or None, size or None)
+            scores = self._index.prefix_scores(self._shortlists.queries, candidates)
+            relevant = self._relevance.at(candidates)
+            for plan in group:
+                kept = _funnel_places(self._index, scores, plan)
+                yield self._point(plan, self._values(np.take_along_axis(relevant, kept, 1)))
+
+    def _stage(self, plan):
+        size = plan.shortlist_size if self._shortlists.needs_size(plan.shortlist_dim) else 0
         return plan.shortlist_dim, plan.leaves or 0, size
 
-    for (dim, leaves, size), group in itertools.groupby(sorted(plans, key=stage), key=stage):
-        candidates = shortlists.find(dim, leaves or None, size or None)
-        scores = prefix_scores(index, queries, candidates)
-        relevant = relevance.at(candidates)
-        for plan in group:
-            kept = _funnel_places(index, scores, plan)
-            values = metric.values(np.take_along_axis(relevant, kept, 1), relevance.wanted)
-            yield _point(index, plan, values, full_width)
-            advance(1)
+    def _values(self, relevant):
+        return self._metric.values(relevant, self._relevance.wanted)
+
+    def _point(self, plan, values):
+        leaves = None if plan.leaves is None else self._index.shortlist.parameters.num_leaves
+        error = float(np.std(values - self._full_width) / np.sqrt(len(values)))
+        mflops = mflops_per_query(len(self._index), plan, leaves)
+        return TuningPoint(plan, float(np.mean(values)), mflops, error=error)
 
 
 def _funnel_places(index, scores, plan):
@@ -279,37 +289,25 @@ def _funnel_places(index, scores, plan):
     return order_rows(ranked, left)[1]
 
 
-def _point(index, plan, values, full_width):
-    """The `TuningPoint` of a plan from each query's metric, its own and full width's."""
-    leaves = None if plan.leaves is None else index.shortlist.parameters.num_leaves
-    error = float(np.std(values - full_width) / np.sqrt(len(values)))
-    mflops = mflops_per_query(len(index), plan, leaves)
-    return TuningPoint(plan, float(np.mean(values)), mflops, error=error)
-
-
-def _choose(index, queries, points, tolerance, confidence, cost):
+def _choose(index, queries, points, options):
     """(points, those that need one with their time; the point picked). The first is full width."""
-    errors = statistics.NormalDist().inv_cdf(confidence)
-    least = points[0].value - tolerance
+    errors = statistics.NormalDist().inv_cdf(options.confidence)
+    least = points[0].value - options.tolerance
 
     def within(points):
         return [point for point in points if point.value - errors * point.error >= least]
 
     timed = [points[0], *pareto_front(points), min(within(points), key=_flops)]
-    if cost == "seconds":
+    if options.cost == "seconds":
         timed += within(points)
     seconds = {plan: _seconds(index, queries, plan) for plan in {point.plan for point in timed}}
     points = [replace(point, seconds=seconds.get(point.plan)) for point in points]
-    key = _flops if cost == "mflops" else lambda point: (point.seconds, -point.value)
+    key = _flops if options.cost == "mflops" else lambda point: (point.seconds, -point.value)
     return points, min(within(points), key=key)
 
 
 def _flops(point):
     return point.mflops, -point.value
-
-
-def _by_flops(points):
-    return tuple(sorted(points, key=lambda point: point.mflops))
 
 
 def _seconds(index, queries, plan):

@@ -140,9 +140,9 @@ class NestedData:
         return np.random.default_rng([self.seed, _STREAMS[stream], chunk])
 
 
-def mean_ap(positions, row_labels, query_labels, k=10) -> float:
+def mean_ap(indices, row_labels, query_labels, k=10) -> float:
     """mAP@k in points, 0 to 100, of the rows found; a row is relevant if its label is equal."""
-    relevance = labels_at(positions, row_labels) == query_labels[:, None]
+    relevance = labels_at(indices, row_labels) == query_labels[:, None]
     return 100 * mean_average_precision(relevance, k)
 
 

@@ -65,8 +65,8 @@ def export(rows_path, dims, plan, storage, folder, reorder_dim):
     import keras
 
     from mrl_keras.export import export_saved_model
-    from mrl_keras.retrieval import NestedIndex, SearchPlan
-    from mrl_keras.retrieval.scann.shortlist import scann_ops
+    from mrl_keras.retrieval import IndexOptions, NestedIndex, SearchPlan
+    from mrl_keras.retrieval.scann.searcher import scann_ops
 
     scann_ops()
     plan, rows = SearchPlan(**plan), row_chunks(rows_path)
@@ -74,7 +74,8 @@ def export(rows_path, dims, plan, storage, folder, reorder_dim):
     before, started = status_bytes("VmRSS"), time.perf_counter()
     d_s, count = plan.shortlist_dim, len(np.load(rows_path, mmap_mode="r"))
     scann = scann_for(count, d_s, reorder_dim)
-    index = NestedIndex.build(rows, dims, shortlist_dim=d_s, storage=storage, scann=scann)
+    options = IndexOptions(storage=storage, shortlist_dim=d_s, scann=scann)
+    index = NestedIndex.build(rows, dims, options=options)
     path = export_saved_model(folder, encoder=encoder, nesting_dims=dims, index=index, plan=plan)
     return {
         "path": path,
@@ -89,7 +90,7 @@ def loaded(path, queries_path):
     import tensorflow as tf
 
     from mrl_keras.export import load
-    from mrl_keras.retrieval.scann.shortlist import scann_ops
+    from mrl_keras.retrieval.scann.searcher import scann_ops
 
     scann_ops()
     queries = tf.constant(np.load(queries_path))

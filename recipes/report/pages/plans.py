@@ -10,6 +10,7 @@ from mrl_keras.evaluation.retrieval.tables import shortlist_lengths
 from mrl_keras.retrieval import (
     NestedIndex,
     SearchPlan,
+    TuningOptions,
     labels_at,
     tune,
 )
@@ -153,12 +154,12 @@ def tuned(study):
             index = NestedIndex.build(arrays["train"], study.dims)
             found = tune(
                 index, arrays["test"][learn], labels=(arrays["labels"][learn], labels),
-                tolerance=TOLERANCE,
+                options=TuningOptions(tolerance=TOLERANCE),
             )  # fmt: skip
             wanted = arrays["labels"][judge]
 
             def judged(plan):
-                rows = index.search(arrays["test"][judge], plan).positions
+                rows = index.search(arrays["test"][judge], plan).indices
                 return average_precision(labels_at(rows, labels) == wanted[:, None], 10)
 
             plan = found.best

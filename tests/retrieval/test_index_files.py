@@ -4,8 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
-from mrl_keras.retrieval.index import storage
+from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 from tests.retrieval.oracle import clustered
 
 PLAN = SearchPlan.funnel((8, 16, 32), 60)
@@ -14,7 +13,8 @@ PLAN = SearchPlan.funnel((8, 16, 32), 60)
 def built(storage="float32", ids=None, scann=None, metric="cosine"):
     rows, queries, *_ = clustered(600, 32, 12)
     options = {"shortlist_dim": 8, "scann": scann} if scann else {}
-    index = NestedIndex.build(rows, [8, 16, 32], ids, metric, storage, **options)
+    options = IndexOptions(metric, storage, **options)
+    index = NestedIndex.build(rows, [8, 16, 32], ids, options)
     return index, queries
 
 
@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
         return save(path, *args, **kwargs)
 
     save = np.save
-    monkeypatch.setattr(storage.np, "save", full_disk)
+    monkeypatch.setattr(np, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
         index.save(tmp_path / "index")
     assert os.listdir(tmp_path) == []

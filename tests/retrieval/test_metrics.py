@@ -46,8 +46,8 @@ def test_ranking_metrics_by_name_with_empty_slots_irrelevant(strings):
     database, queries = np.array([3, 4, 3]), np.array([3, 4])
     if strings:
         database, queries = database.astype(str), queries.astype(str)
-    positions = np.array([[1, 0, 2, -1], [1, -1, -1, -1]])
-    metrics = ranking_metrics(labels_at(positions, database), queries, ks=(2, 4))
+    indices = np.array([[1, 0, 2, -1], [1, -1, -1, -1]])
+    metrics = ranking_metrics(labels_at(indices, database), queries, ks=(2, 4))
     assert list(metrics) == ["top-1", "mAP@2", "P@2", "top-2", "mAP@4", "P@4", "top-4"]
     assert metrics["top-1"] == 0.5
     # Query 0 hits at ranks 2 and 3, query 1 at rank 1.

@@ -1,12 +1,15 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mrl_keras.retrieval import (
+    IndexOptions,
     NestedIndex,
     ScannParameters,
     SearchPlan,
+    TuningOptions,
     TuningPoint,
     TuningSpace,
     labels_at,
@@ -20,6 +23,7 @@ from tests.retrieval.oracle import clustered
 
 DIMS = [4, 8, 16, 32]
 SMALL = TuningSpace(shortlists=(20, 60))
+OPTIONS = TuningOptions(tolerance=0.01, space=SMALL)
 Z95 = 1.6448536269514722  # the normal distribution's 95 % point
 
 
@@ -33,15 +37,21 @@ def index(data):
     return NestedIndex.build(data[0], DIMS, ids=[f"row {i}" for i in range(1200)])
 
 
+def scann_index(rows):
+    return NestedIndex.build(
+        rows, DIMS, options=IndexOptions(shortlist_dim=8, scann=ScannParameters(20, 4))
+    )
+
+
 @pytest.fixture(scope="module")
 def tuned(data, index):
     _, queries, row_labels, query_labels = data
-    return tune(index, queries, labels=(query_labels, row_labels), space=SMALL, tolerance=0.01)
+    return tune(index, queries, labels=(query_labels, row_labels), options=OPTIONS)
 
 
 def average_precision(index, data, plan):
     _, queries, row_labels, query_labels = data
-    neighbours = labels_at(index.search(queries, plan).positions, row_labels)
+    neighbours = labels_at(index.search(queries, plan).indices, row_labels)
     return mean_average_precision(neighbours == query_labels[:, None], plan.k)
 
 
@@ -83,8 +93,8 @@ def test_errors_are_those_of_paired_differences(data, index, tuned):
 def test_a_plan_that_is_good_by_luck_is_not_chosen(data, index):
     _, queries, row_labels, query_labels = data
     labels = (query_labels, row_labels)
-    by_mean = tune(index, queries, labels=labels, space=SMALL, tolerance=0.01, confidence=0.5)
-    surely = tune(index, queries, labels=labels, space=SMALL, tolerance=0.01, confidence=0.999)
+    by_mean = tune(index, queries, labels=labels, options=replace(OPTIONS, confidence=0.5))
+    surely = tune(index, queries, labels=labels, options=replace(OPTIONS, confidence=0.999))
     enough = [p for p in by_mean.points if p.value >= by_mean.full_width.value - 0.01]
     assert by_mean.chosen.mflops == min(point.mflops for point in enough)
     assert surely.chosen.value - 3 * surely.chosen.error >= surely.full_width.value - 0.01
@@ -93,7 +103,7 @@ def test_a_plan_that_is_good_by_luck_is_not_chosen(data, index):
 
 def _average_precisions(index, data, plan):
     _, queries, row_labels, query_labels = data
-    neighbours = labels_at(index.search(queries, plan).positions, row_labels)
+    neighbours = labels_at(index.search(queries, plan).indices, row_labels)
     hits = neighbours == query_labels[:, None]
     ranks = np.arange(1, plan.k + 1)
     return np.array([sum(row[:r].mean() for r in ranks if row[r - 1]) / plan.k for row in hits])
@@ -105,9 +115,7 @@ def test_by_measured_time(data, index):
         index,
         queries,
         labels=(query_labels, row_labels),
-        space=SMALL,
-        tolerance=0.01,
-        cost="seconds",
+        options=replace(OPTIONS, cost="seconds"),
     )
     least = result.full_width.value - 0.01
     enough = [p for p in result.points if p.value - Z95 * p.error >= least]
@@ -117,13 +125,15 @@ def test_by_measured_time(data, index):
 
 def test_zero_tolerance_keeps_full_width_quality(data, index):
     _, queries, row_labels, query_labels = data
-    result = tune(index, queries, labels=(query_labels, row_labels), space=SMALL, tolerance=0.0)
+    result = tune(
+        index, queries, labels=(query_labels, row_labels), options=replace(OPTIONS, tolerance=0.0)
+    )
     assert result.chosen.value >= result.full_width.value
 
 
 def test_recall_against_exact_neighbours(data, index):
     queries = data[1]
-    result = tune(index, queries, metric="recall@5", space=SMALL)
+    result = tune(index, queries, options=TuningOptions("recall@5", space=SMALL))
     assert result.full_width.value == 1.0
     exact = index.search(queries, SearchPlan((32,), k=5)).ids
     for point in result.points[::5]:
@@ -135,7 +145,7 @@ def test_recall_against_exact_neighbours(data, index):
 def test_given_relevant_ids(data, index, metric):
     queries = data[1]
     wanted = [[f"row {(7 * i) % 1200}", f"row {i}", ""][: i % 4] for i in range(len(queries))]
-    result = tune(index, queries, relevant=wanted, metric=metric, space=SMALL)
+    result = tune(index, queries, relevant=wanted, options=TuningOptions(metric, space=SMALL))
     found = index.search(queries, SearchPlan((32,))).ids
     hits = np.array(
         [
@@ -153,9 +163,11 @@ def test_given_relevant_ids(data, index, metric):
 
 def test_scann_leaves_are_tuned_on_the_shortlists_prefix(data):
     rows, queries, row_labels, query_labels = data
-    index = NestedIndex.build(rows, DIMS, shortlist_dim=8, scann=ScannParameters(20, 4))
+    index = scann_index(rows)
     space = TuningSpace(shortlists=(60,), leaf_shares=(0.05, 0.5), rerank_dims=[32])
-    result = tune(index, queries, labels=(query_labels, row_labels), space=space)
+    result = tune(
+        index, queries, labels=(query_labels, row_labels), options=TuningOptions(space=space)
+    )
     plans = {point.plan for point in result.points} - {result.full_width.plan}
     assert {plan.shortlist_dim for plan in plans} == {8}
     assert {plan.leaves for plan in plans} == {1, 10}
@@ -180,7 +192,7 @@ def test_plans_of_the_space(index):
     ]  # fmt: skip
     assert [plan.sizes for plan in plans[-2:]] == [(50, 20), (50, 40)]
     only = TuningSpace([4], (50,), [16], funnels=False, single_stage=False)
-    assert list(only.plans(index, 10)) == [SearchPlan.adaptive(4, 50, 16)]
+    assert list(only.plans(index, 10)) == [SearchPlan((4, 16), (50,))]
 
 
 def test_shortlists_are_cut_to_the_rows_and_never_below_k(index):
@@ -202,8 +214,15 @@ def test_non_finite_queries_find_nothing(data, index):
     _, queries, row_labels, query_labels = data
     broken = queries.copy()
     broken[::2] = np.nan
-    result = tune(index, broken, labels=(query_labels, row_labels), space=SMALL)
-    alone = tune(index, queries[1::2], labels=(query_labels[1::2], row_labels), space=SMALL)
+    result = tune(
+        index, broken, labels=(query_labels, row_labels), options=TuningOptions(space=SMALL)
+    )
+    alone = tune(
+        index,
+        queries[1::2],
+        labels=(query_labels[1::2], row_labels),
+        options=TuningOptions(space=SMALL),
+    )
     assert result.full_width.value == pytest.approx(alone.full_width.value / 2)
 
 
@@ -257,11 +276,15 @@ def test_plot_without_matplotlib_says_what_to_install(tuned, monkeypatch):
 )
 def test_bad_input(index, arguments, text):
     good = {"queries": np.ones((3, 32)), "labels": ([0] * 3, [0] * 1200)}
+    given = {
+        name: arguments[name] for name in arguments if name in ("queries", "relevant", "labels")
+    }
+    options = {name: value for name, value in arguments.items() if name not in given}
     with pytest.raises(ValueError, match=text):
-        tune(index, **{**good, **arguments})
+        tune(index, **{**good, **given}, options=TuningOptions(**options))
 
 
 def test_bad_leaf_shares(data):
-    index = NestedIndex.build(data[0], DIMS, shortlist_dim=8, scann=ScannParameters(20, 4))
+    index = scann_index(data[0])
     with pytest.raises(ValueError, match=r"`leaf_shares` must lie above 0 .* Received \[0\]"):
         list(TuningSpace(leaf_shares=(0,)).plans(index, 10))

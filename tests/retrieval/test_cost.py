@@ -8,7 +8,7 @@ numbers, as printed. Table 8's row is Table 10's rule at N = 1,281,167.
 import numpy as np
 import pytest
 
-from mrl_keras.retrieval import NestedIndex, ScannParameters, SearchPlan
+from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 from mrl_keras.retrieval.cost import index_bytes, mflops_per_query
 
 IMAGENET_1K, IMAGENET_4K = 1_281_167, 4_202_000
@@ -48,7 +48,7 @@ CASES = [
 @pytest.mark.parametrize(("n_rows", "d_s", "d_r", "printed"), CASES)
 def test_adaptive_retrieval(n_rows, d_s, d_r, printed):
     if d_r > d_s:
-        cost = mflops_per_query(n_rows, SearchPlan.adaptive(d_s, 200, d_r))
+        cost = mflops_per_query(n_rows, SearchPlan((d_s, d_r), (200,)))
     else:
         # A plan has no rerank at its own dims: the sheet's 200 rows of D_s are added by hand.
         cost = mflops_per_query(n_rows, SearchPlan((d_s,))) + 200 * d_r / 1e6
@@ -97,7 +97,7 @@ def test_incremental_counts_new_dims_after_the_first_rerank():
 
 
 def test_leaves_count_centres_and_the_opened_share():
-    plan = SearchPlan.adaptive(16, 200, 2048, leaves=5)
+    plan = SearchPlan((16, 2048), (200,), leaves=5)
     cost = mflops_per_query(10_000, plan, num_leaves=100)
     assert cost == ((100 + 10_000 * 5 / 100) * 16 + 200 * 2048) / 1e6
     assert mflops_per_query(10_000, plan) == (10_000 * 16 + 200 * 2048) / 1e6
@@ -118,9 +118,8 @@ def test_flat_and_hnsw_bytes_are_faiss_own(tmp_path):
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
 def test_nested_bytes_are_what_is_on_disk(tmp_path, storage):
     rows = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32)
-    index = NestedIndex.build(
-        rows, [8, 16, 64], storage=storage, shortlist_dim=16, scann=ScannParameters(20, 5)
-    )
+    options = IndexOptions(storage=storage, shortlist_dim=16, scann=ScannParameters(20, 5))
+    index = NestedIndex.build(rows, [8, 16, 64], options=options)
     index.save(tmp_path / "index")
     written = sum(file.stat().st_size for file in (tmp_path / "index").iterdir())
     formula = index_bytes(3000, (8, 16, 64), storage=storage, shortlist_blocks=16)
@@ -134,7 +133,7 @@ def test_nested_bytes_are_what_is_on_disk(tmp_path, storage):
     [
         (lambda: mflops_per_query(0, SearchPlan((8,))), "`n_rows` must be at least 1"),
         (
-            lambda: mflops_per_query(9, SearchPlan.adaptive(8, 10, 16, leaves=5), num_leaves=4),
+            lambda: mflops_per_query(9, SearchPlan((8, 16), (10,), leaves=5), num_leaves=4),
             "`num_leaves` must be at least the plan's leaves=5. Received 4",
         ),
         (lambda: index_bytes(9, 8, "ivf"), "`kind` must be one of .* Received 'ivf'"),

@@ -1,6 +1,4 @@
 import os
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -40,7 +38,7 @@ def test_the_answers_are_those_of_search(index, folder, size):
     queries = QUERIES[: 12 * size]
     found = bulk_search(index, queries, PLAN, folder, chunk_queries=size)
     assert_answers(found, index, queries)
-    np.testing.assert_array_equal(found.positions, funnel(queries, ROWS, PLAN))
+    np.testing.assert_array_equal(found.indices, funnel(queries, ROWS, PLAN))
     assert all(isinstance(part, np.memmap) for part in found)
     assert_answers(load_bulk_search(folder), index, queries)
     assert sorted(os.listdir(folder)) == ["answers", "manifest.json"]
@@ -120,11 +118,9 @@ def test_bad_rows_get_empty_answers(index, folder):
     found = bulk_search(index, queries, PLAN, folder, chunk_queries=25)
     bad = np.isin(np.arange(103), [0, 30, 102])
     assert (found.ids[bad] == "").all()
-    assert (found.positions[bad] == -1).all()
+    assert (found.indices[bad] == -1).all()
     assert (found.scores[bad] == LOWEST).all()
-    np.testing.assert_array_equal(
-        found.positions[~bad], index.search(QUERIES, PLAN).positions[~bad]
-    )
+    np.testing.assert_array_equal(found.indices[~bad], index.search(QUERIES, PLAN).indices[~bad])
 
 
 @pytest.mark.parametrize("queries", [QUERIES[:0], [], [QUERIES[:0]]], ids=["array", "none", "one"])
@@ -139,7 +135,8 @@ def test_the_bar_starts_where_the_search_continues(index, folder, monkeypatch):
     steps = []
 
     class Bar:
-        def __init__(self, total, **options):
+        def __init__(self, total, disable, **options):
+            assert not disable
             steps.append(total)
 
         def __enter__(self):
@@ -152,7 +149,7 @@ def test_the_bar_starts_where_the_search_continues(index, folder, monkeypatch):
             steps.append(step)
 
     interrupted_search(index, folder, 2, monkeypatch)
-    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr("mrl_keras.retrieval.bulk.search.tqdm", Bar)
     bulk_search(index, QUERIES, PLAN, folder, chunk_queries=40, progress=True)
     assert steps == [103, 40, 40, 23]
 

@@ -3,12 +3,13 @@
 The shortlist only proposes rows; the rerank scores them exactly. So the searcher holds no float
 rows, only codes (D_s / dims_per_block / 2 bytes for each row) and leaf tokens, and it is built on
 the prefix alone rather than by ScaNN's own truncation, which does not normalise the prefix.
-With `ScannParameters.reorder_dim` ScaNN also does the first rerank; see scann_rows.py.
+With `ScannParameters.reorder_dim` ScaNN also does the first rerank; see rows.py.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import uuid
 from functools import cached_property
 
@@ -17,7 +18,7 @@ import numpy as np
 from mrl_keras.checks import whole_number
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
-    PAD_POSITION,
+    PAD_INDEX,
     check_matrix,
     check_queries,
     order_rows,
@@ -25,23 +26,8 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
     squared_norms,
 )
-from mrl_keras.retrieval.scann.parameters import (
-    CODES,
-    EXACT_BELOW,
-    ScannParameters,
-    scann_parameters,
-)
+from mrl_keras.retrieval.scann.parameters import CODES, ScannParameters, scann_parameters
 from mrl_keras.retrieval.scann.rows import check_width, searcher_queries, searcher_rows
-
-__all__ = [
-    "EXACT_BELOW",
-    "TENSOR_DTYPES",
-    "TENSOR_NAMES",
-    "ScannParameters",
-    "ScannShortlist",
-    "scann_ops",
-    "scann_parameters",
-]
 
 TENSOR_NAMES = (
     "scann_config",
@@ -89,7 +75,7 @@ def leaf_order(tokens: np.ndarray) -> np.ndarray:
     return np.argsort(tokens, kind="stable").astype(np.int32)
 
 
-class ScannShortlist:
+class ScannSearcher:
     """Proposes rows by ScaNN on the L2-normalised D_s prefix. Make one with `build`.
 
     Args:
@@ -101,9 +87,9 @@ class ScannShortlist:
     Example:
 
     >>> rows = np.random.default_rng(0).standard_normal((500, 8)).astype("float32")
-    >>> shortlist = ScannShortlist.build(rows, ScannParameters(10, 10))
-    >>> positions, scores = shortlist.search(rows[:3], k=20)
-    >>> positions.shape, 0 in positions[0]
+    >>> searcher = ScannSearcher.build(rows, ScannParameters(10, 10))
+    >>> scores, indices = searcher.search(rows[:3], k=20)
+    >>> indices.shape, 0 in indices[0]
     ((3, 20), True)
 
     Source: arXiv 2205.13147, Section 4.3.1 (shortlists); ScaNN is arXiv 1908.10396.
@@ -123,7 +109,7 @@ class ScannShortlist:
         seed: int = 0,
         normalize: bool = True,
         dim: int | None = None,
-    ) -> ScannShortlist:
+    ) -> ScannSearcher:
         """Builds the tree and the codes.
 
         Args:
@@ -164,7 +150,7 @@ class ScannShortlist:
     @classmethod
     def from_tensors(
         cls, tensors: dict, parameters: ScannParameters, n_rows: int, dim: int
-    ) -> ScannShortlist:
+    ) -> ScannSearcher:
         """A searcher from what `tensors()` gave: the same answers, nothing trained again."""
         tf, ops = scann_ops()
         parts = {
@@ -177,6 +163,27 @@ class ScannShortlist:
             shared_name=_unique_name(),
         )
         return cls(parameters, n_rows, dim, handle)
+
+    def save(self, folder: str) -> dict:
+        """Writes the parts into an existing folder; gives what `load` needs, as JSON holds it.
+
+        The files are `scann_NAME.npy` for each name of `TENSOR_NAMES`, strings as their bytes.
+        """
+        for name, part in self.tensors().items():
+            part = np.frombuffer(part[0], np.uint8) if part.dtype == object else part
+            np.save(os.path.join(folder, f"scann_{name}.npy"), part, allow_pickle=False)
+        return {"dim": self.dim, "parameters": self.parameters.to_dict()}
+
+    @classmethod
+    def load(cls, folder: str, saved: dict, n_rows: int) -> ScannSearcher:
+        """Reads what `save` wrote; `saved` is what it gave, `n_rows` the number of rows."""
+        tensors = {}
+        for name in TENSOR_NAMES:
+            part = np.load(os.path.join(folder, f"scann_{name}.npy"), allow_pickle=False)
+            is_string = TENSOR_DTYPES[name] == "string"
+            tensors[name] = np.array([part.tobytes()], dtype=object) if is_string else part
+        parameters = ScannParameters.from_dict(saved["parameters"])
+        return cls.from_tensors(tensors, parameters, n_rows, saved["dim"])
 
     @property
     def width(self) -> int:
@@ -208,7 +215,7 @@ class ScannShortlist:
                 than `k` have no use.
 
         Returns:
-            (positions, scores): int32 and float32, both (queries, k), descending by ScaNN's
+            (scores, indices): float32 and int32, both (queries, k), descending by ScaNN's
             approximate cosine (or inner product over the query's norm) at D_s, or at
             `reorder_dim` where there is one. A slot without a row holds -1 and the lowest float32.
 
@@ -221,27 +228,27 @@ class ScannShortlist:
         leaves = min(whole_number(leaves, "`leaves`"), self.parameters.num_leaves)
         squared = squared_norms(queries)
         finite = np.isfinite(squared)
-        positions = np.full((len(queries), k), PAD_POSITION, np.int32)
         scores = np.full((len(queries), k), LOWEST_SCORE, np.float32)
+        indices = np.full((len(queries), k), PAD_INDEX, np.int32)
         if finite.any():
             asked = searcher_queries(queries[finite], self.dim, self.parameters.reorder_dim)
-            scores[finite], positions[finite] = self._search_finite(asked, k, leaves, candidates)
-        return positions, scores
+            scores[finite], indices[finite] = self._search_finite(asked, k, leaves, candidates)
+        return scores, indices
 
     def _search_finite(self, prefixes, k, leaves, candidates):
         _, ops = scann_ops()
         found, candidates = min(k, self.n_rows), min(candidates, self.n_rows)
         # `parallel` pays from here on; below it the call overhead is all there is.
         parallel = len(prefixes) > 64
-        positions, scores = ops.scann_search_batched(
+        indices, scores = ops.scann_search_batched(
             self._handle, prefixes, found, candidates, leaves, parallel
         )
-        positions, scores = positions.numpy(), scores.numpy()
+        indices, scores = indices.numpy(), scores.numpy()
         # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
         empty = np.isnan(scores)
-        positions = np.where(empty, PAD_POSITION, positions)
+        indices = np.where(empty, PAD_INDEX, indices)
         scores = np.where(empty, LOWEST_SCORE, scores)
-        return pad_columns(*order_rows(scores, positions), k)
+        return pad_columns(*order_rows(scores, indices), k)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The searcher's parts by name, in ScannToTensors order, as NumPy arrays.

@@ -71,7 +71,7 @@ def test_faiss_finds_the_same_neighbours_dim_by_dim():
         index.add(rows)
         distances, found = index.search(asked, 20)
         np.testing.assert_allclose(2 - 2 * result.scores[place], distances, atol=1e-5)
-        # Ties aside: where positions differ, the distances are the same to rounding.
+        # Ties aside: where indices differ, the distances are the same to rounding.
         differs = found != result.indices[place]
         assert differs.mean() < 0.01
 
