@@ -83,7 +83,9 @@ def index_fingerprint(index) -> dict:
     tables = [*index.blocks, index.inverse_norms, index.ids]
     shortlist = None
     if index.shortlist is not None:
-        shortlist = {"dim": index.shortlist.dim, **index.shortlist.parameters.to_dict()}
+        # The "storage" is what folders of earlier versions hold beside the parameters.
+        about = {"dim": index.shortlist.dim, "storage": "float32"}
+        shortlist = about | index.shortlist.parameters.to_dict()
         parts = index.shortlist.tensors()
         tables += [parts["datapoint_to_token"], parts["hashed_dataset"]]
     return {
