@@ -91,7 +91,7 @@ class FewShot:
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """ "mAP@10/DIM", "P@10/DIM", "top-10/DIM", "MFLOPs/DIM": exact search (Tables 8 to 10).
+    """ "mAP@10/DIM", "P@10/DIM", "top10/DIM", "MFLOPs/DIM": exact search (Tables 8 to 10).
 
     Args:
         ks: ints. Default the paper's 10, 25, 50, 100.

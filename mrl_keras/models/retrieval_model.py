@@ -1,4 +1,4 @@
-"""Retrieval from raw inputs in Python: an encoder, a nested index and a plan in one object."""
+"""Retrieval from raw inputs: an encoder, a nested index and a plan in one object."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class RetrievalModel:
     """Answers raw inputs with the rows of a nested index that are nearest to their embeddings.
 
     The answers are those of the signatures `retrieve` and `retrieve_embeddings` that
-    `mrl_keras.export.export_saved_model` writes for the same encoder, index and plan. This is no
-    `keras.Model`, since a .keras file is no place for a database: save the encoder, and the index
-    with `NestedIndex.save`.
+    `mrl_keras.export.export_saved_model` writes for the same encoder, index and plan. It is
+    not a `keras.Model`, because a .keras file cannot hold a memory-mapped database: save the
+    encoder with Keras, and the index with `NestedIndex.save`.
 
     Args:
         encoder: Keras layer or model, raw inputs -> (batch, d) embedding, in inference mode. The
@@ -32,7 +32,7 @@ class RetrievalModel:
         batch_size: int, the raw inputs encoded at once. Defaults to 256.
 
     Raises:
-        ValueError: an encoder that is no Keras layer, or whose output is known not to be d wide;
+        ValueError: an encoder that is not a Keras layer, or whose output is known not to be d wide;
             a plan with dims that the index does not have; a `batch_size` below 1.
 
     Example:

@@ -1,6 +1,7 @@
 """Nested retrieval over arrays, without models: exact, adaptive and funnel search."""
 
-from mrl_keras.retrieval.bulk.search import bulk_search, load_bulk_search
+from mrl_keras.retrieval.bulk.folder import load_bulk_search
+from mrl_keras.retrieval.bulk.search import bulk_search
 from mrl_keras.retrieval.cost import index_bytes, mflops_per_query
 from mrl_keras.retrieval.exact.search import ExactResult, exact_search
 from mrl_keras.retrieval.index.build import IndexOptions

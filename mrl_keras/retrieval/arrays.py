@@ -1,11 +1,11 @@
-"""What every searcher shares: checked query and row matrices, ordering, and the padding."""
+"""Checks, ordering and padding of matrices, shared by all searches."""
 
 from __future__ import annotations
 
 import numpy as np
 
 LOWEST_SCORE = np.finfo(np.float32).min
-"""The score of an empty slot: finite, so that it survives JSON, and below every real score."""
+"""The score of an empty slot: below every real score, and finite, because JSON has no infinity."""
 
 PAD_INDEX = -1
 """The index of an empty slot; 0 is a row of the database."""

@@ -1,4 +1,4 @@
-"""What a search costs and what an index weighs, by formula."""
+"""Formulas for the cost of a search and for the size of an index."""
 
 from __future__ import annotations
 

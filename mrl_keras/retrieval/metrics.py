@@ -151,10 +151,10 @@ def ranking_metrics(
         ks: ints. Defaults to the paper's 10, 25, 50, 100.
 
     Returns:
-        {"top-1": ..., "mAP@10": ..., "P@10": ..., "top-10": ..., ...}, each in [0, 1].
+        {"top1": ..., "mAP@10": ..., "P@10": ..., "top10": ..., ...}, each in [0, 1].
 
     >>> ranking_metrics(np.array([[5, 7], [7, 7]]), np.array([7, 7]), ks=(2,))
-    {'top-1': 0.5, 'mAP@2': 0.625, 'P@2': 0.75, 'top-2': 1.0}
+    {'top1': 0.5, 'mAP@2': 0.625, 'P@2': 0.75, 'top2': 1.0}
 
     Source: arXiv 2205.13147, Tables 8 to 14.
     """
@@ -167,11 +167,11 @@ def ranking_metrics(
             f"{wanted.dtype} {wanted.shape}."
         )
     relevance = (neighbours == wanted[:, None]) & (neighbours != empty)
-    metrics = {"top-1": top_k_accuracy(relevance, 1)}
+    metrics = {"top1": top_k_accuracy(relevance, 1)}
     for k in ks:
         metrics[f"mAP@{k}"] = mean_average_precision(relevance, k)
         metrics[f"P@{k}"] = precision_at_k(relevance, k)
-        metrics[f"top-{k}"] = top_k_accuracy(relevance, k)
+        metrics[f"top{k}"] = top_k_accuracy(relevance, k)
     return metrics
 
 

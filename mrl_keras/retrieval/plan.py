@@ -1,4 +1,4 @@
-"""What one search does: which prefix finds the shortlist, which prefixes rerank it."""
+"""The plan of one search: the prefix that finds the shortlist, and those that rerank it."""
 
 from __future__ import annotations
 

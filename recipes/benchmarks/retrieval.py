@@ -2,13 +2,13 @@
 
     python recipes/benchmarks/retrieval.py --n 30000 100000 300000 --output results/retrieval
 
-The database is that of nested_data.py. A plan is chosen on held-out queries, exported by a process
-of its own, and loaded by `tf.saved_model.load`. Its signature
-`retrieve_embeddings` meets each peer of parts/retrieval_peers.py in turns, in this process; peers
-are built and freed one at a time. Of each peer the fastest value of its knob counts whose mAP@10 is
-within 0.1 point of exact search with all dims, judged on the very queries that are reported,
-which favours the peer; where none is, the most accurate value counts, and `within_tolerance` is
-False. Queries are converted and answers are NumPy arrays on both sides.
+The database is that of parts/nested_data.py. A plan is chosen on held-out queries, exported by a
+process of its own, and loaded by `tf.saved_model.load`. Its signature `retrieve_embeddings` and
+each peer of parts/retrieval_peers.py are timed in turns, in this process; peers are built and freed
+one at a time. A peer's knob is set to its fastest value whose mAP@10 is within 0.1 point of exact
+search with all dims. That is judged on the reported queries, which favours the peer. Where no value
+comes that near, the most accurate one is taken and `within_tolerance` is False. Queries are
+converted and answers are NumPy arrays on both sides.
 
 Writes into the output folder: speed.csv (one row for each N and system), sweep.csv (every knob),
 exact.csv (one-pass exact search), memory.csv, targets.csv (what was wanted and reached) and
@@ -38,8 +38,7 @@ if not __package__:  # started as a file
 import faiss
 import numpy as np
 
-from mrl_keras import NestingDims
-from mrl_keras.files import atomic_file
+from mrl_keras import NestingDims, files
 from mrl_keras.retrieval import (
     IndexOptions,
     NestedIndex,
@@ -54,7 +53,7 @@ from recipes.benchmarks.parts.retrieval_exact import measure_exact
 from recipes.benchmarks.parts.retrieval_plot import plot_growth
 from recipes.benchmarks.parts.retrieval_speed import BATCH, TOLERANCE, measure_speed
 from recipes.benchmarks.parts.retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
-from recipes.benchmarks.parts.timing import recorded_command, write_csv
+from recipes.benchmarks.parts.timing import recorded_command, surroundings, write_csv
 
 FUNNEL = (16, 32, 64, 128, 256)  # then the full width; 200, 100, 50, 25 and 10 rows
 
@@ -249,7 +248,7 @@ def measure(n, options):
 
 
 def read_table(path):
-    """The rows of a CSV, none where there is no file."""
+    """The rows of a CSV; an empty list if the file is missing."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -258,14 +257,11 @@ def read_table(path):
 
 def write_table(path, rows, n):
     """Writes `rows` and, after them, those of another N that the file holds; gives all of them."""
+    rows = [{**row, **surroundings()} for row in rows]
     kept = [row for row in read_table(path) if int(row["n"]) != n]
-    with atomic_file(path) as temporary:
-        write_csv(temporary, rows)
-        with open(temporary, newline="") as file:
-            names = csv.DictReader(file).fieldnames
-        with open(temporary, "a", newline="") as file:
-            csv.DictWriter(file, names, extrasaction="ignore").writerows(kept)
-    return [*rows, *kept]
+    rows += [{name: row.get(name, "") for name in rows[0]} for row in kept]
+    files.write_csv(path, rows)
+    return rows
 
 
 def write(output, n, tables, options):

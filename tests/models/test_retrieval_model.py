@@ -60,6 +60,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_the_export(model, tmp_path):
     path = export_saved_model(
         str(tmp_path / "tiny"),

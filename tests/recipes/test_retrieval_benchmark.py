@@ -113,6 +113,7 @@ def test_a_tiny_run_writes_every_table_and_keeps_other_sizes(tmp_path):
     assert (output / "growth.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_rerank_in_scann_is_timed_beside_the_one_over_blocks(tmp_path):
     pytest.importorskip("scann")
     sizes = "--n=1500 --width=32 --classes=20 --queries=64 --shortlist_dim=8 --reorder_dim=16"

@@ -84,9 +84,9 @@ def test_memory_map_on_disk(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("budget", [3 << 20, 16 << 20])
+@pytest.mark.parametrize("budget", [3 << 20, 6 << 20])
 def test_peak_memory_stays_within_the_budget(dtype, budget):
-    database, queries, *_ = clustered(12_000, 64, 300)
+    database, queries, *_ = clustered(6000, 64, 150)
     database = database.astype(dtype)
     dims, k = [8, 16, 32, 64], 50
     answer = len(dims) * len(queries) * k * (4 + 8)

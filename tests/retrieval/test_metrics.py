@@ -48,12 +48,12 @@ def test_ranking_metrics_by_name_with_empty_slots_irrelevant(strings):
         database, queries = database.astype(str), queries.astype(str)
     indices = np.array([[1, 0, 2, -1], [1, -1, -1, -1]])
     metrics = ranking_metrics(labels_at(indices, database), queries, ks=(2, 4))
-    assert list(metrics) == ["top-1", "mAP@2", "P@2", "top-2", "mAP@4", "P@4", "top-4"]
-    assert metrics["top-1"] == 0.5
+    assert list(metrics) == ["top1", "mAP@2", "P@2", "top2", "mAP@4", "P@4", "top4"]
+    assert metrics["top1"] == 0.5
     # Query 0 hits at ranks 2 and 3, query 1 at rank 1.
     assert metrics["mAP@4"] == pytest.approx(((1 / 2 + 2 / 3) / 4 + 1 / 4) / 2)
     assert metrics["P@4"] == pytest.approx((2 / 4 + 1 / 4) / 2)
-    assert metrics["top-4"] == 1.0
+    assert metrics["top4"] == 1.0
 
 
 def test_an_empty_slot_is_irrelevant_even_to_a_query_labelled_minus_one():

@@ -36,7 +36,7 @@ def exact_retrieval_table(
         ks: ints, at most `rows`. Default the paper's 10, 25, 50, 100.
 
     Returns:
-        dict from dim to {"top-1", "mAP@k", "P@k", "top-k", "MFLOPs"}.
+        dict from dim to {"top1", "mAP@k", "P@k", "topk", "MFLOPs"}.
 
     Raises:
         ValueError: empty or non-finite sets, labels that don't fit or that no row has, or k above
@@ -74,7 +74,7 @@ def plan_retrieval_table(
         ks: ints. Default the paper's 10, 25, 50, 100.
 
     Returns:
-        dict from plan to {"top-1", "mAP@k", "P@k", "top-k", "MFLOPs"}.
+        dict from plan to {"top1", "mAP@k", "P@k", "topk", "MFLOPs"}.
 
     Raises:
         ValueError: as for `exact_retrieval_table`, no plan, or a plan with `k` below max(ks).

@@ -1,4 +1,4 @@
-"""What tells two searches apart: digests of rows and indexes, and a text of what differs."""
+"""Digests of rows and indexes, and the differences between two searches as text."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def plan_fingerprint(plan) -> dict:
 
 
 def index_fingerprint(index) -> dict:
-    """What tells a `NestedIndex` from another, as JSON holds it; reads all of its blocks once.
+    """The identity of a `NestedIndex`, as JSON holds it; reads all of its blocks once.
 
     The same index has the same fingerprint in memory, memory-mapped, or saved and loaded.
     """

@@ -21,10 +21,11 @@ _START_AGAIN = "Choose another folder, or remove this one to start again."
 
 
 class BulkFolder:
-    """What is answered so far, on disk.
+    """The answers so far, on disk.
 
-    The manifest is replaced after each chunk's file has its name. A chunk that the manifest does
-    not count yet is written again, and the answers get their name once they are joined.
+    The manifest is replaced after each chunk is written, and counts the queries in whole chunks.
+    A chunk that it does not count is written again. The answers are joined under a temporary
+    name, which is then replaced by their own.
 
     Args:
         directory: path of the folder, which is made where it is missing.
@@ -136,7 +137,7 @@ class BulkFolder:
         self._manifest = manifest
 
     def _remove_remains(self):
-        """What a killed process left, and chunks whose answers are joined."""
+        """Removes what a killed process left, and chunks whose answers are joined."""
         for folder in (self.path, self._at(_CHUNKS)):
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 path = os.path.join(folder, name)
@@ -163,8 +164,28 @@ class BulkFolder:
         return chunks
 
 
-def load_answers(directory: str) -> SearchResult:
-    """See `load_bulk_search`."""
+def load_bulk_search(directory: str) -> SearchResult:
+    """The finished answers of a `bulk_search`, without the index and the queries.
+
+    Args:
+        directory: path of the folder.
+
+    Returns:
+        A `SearchResult` of the memory-mapped scores, indices and ids, each (queries, k).
+
+    Raises:
+        ValueError: the folder holds no bulk search, or one that is not finished.
+
+    Example:
+
+    >>> import tempfile
+    >>> from mrl_keras.retrieval import NestedIndex, SearchPlan, bulk_search
+    >>> index = NestedIndex.build(np.eye(4), [2, 4])
+    >>> folder = os.path.join(tempfile.mkdtemp(), "answers")
+    >>> _ = bulk_search(index, np.eye(4), SearchPlan((4,), k=1), folder)
+    >>> load_bulk_search(folder).indices[:, 0].tolist()
+    [0, 1, 2, 3]
+    """
     directory = os.path.abspath(os.fspath(directory))
     manifest = _read_manifest(directory)
     if manifest is None:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from mrl_keras.checks import whole_number
 from mrl_keras.retrieval.arrays import check_queries
 from mrl_keras.retrieval.bulk.fingerprints import RowDigest, index_fingerprint, plan_fingerprint
-from mrl_keras.retrieval.bulk.folder import BulkFolder, load_answers
+from mrl_keras.retrieval.bulk.folder import BulkFolder, load_bulk_search
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
 from mrl_keras.retrieval.plan import SearchPlan
 
@@ -82,30 +82,6 @@ def bulk_search(
     return run_bulk_search(index, source, plan, directory, chunk_queries, progress)
 
 
-def load_bulk_search(directory: str) -> SearchResult:
-    """The finished answers of a `bulk_search`, without the index and the queries.
-
-    Args:
-        directory: path of the folder.
-
-    Returns:
-        A `SearchResult` of the memory-mapped scores, indices and ids, each (queries, k).
-
-    Raises:
-        ValueError: the folder holds no bulk search, or one that is not finished.
-
-    Example:
-
-    >>> import os, tempfile
-    >>> index = NestedIndex.build(np.eye(4), [2, 4])
-    >>> folder = os.path.join(tempfile.mkdtemp(), "answers")
-    >>> _ = bulk_search(index, np.eye(4), SearchPlan((4,), k=1), folder)
-    >>> load_bulk_search(folder).indices[:, 0].tolist()
-    [0, 1, 2, 3]
-    """
-    return load_answers(directory)
-
-
 @dataclass
 class QuerySource:
     """Queries that a bulk search reads in order.
@@ -114,7 +90,7 @@ class QuerySource:
         chunks: iterable of tuples of arrays (rows, ...), all of one length, from the first query.
         embed: function, such a tuple -> (rows, width) embeddings.
         rows: the number of queries, or `None` where it is not known.
-        about: dict of what else tells these queries from others, as JSON holds it.
+        about: dict of what else identifies these queries, as JSON holds it.
     """
 
     chunks: Iterable[Sequence[np.ndarray]]
@@ -131,8 +107,7 @@ def run_bulk_search(
     chunk_queries: int,
     progress: bool,
 ) -> SearchResult:
-    """The engine of `bulk_search`: queries that are answered already are read, not embedded."""
-    chunk_queries = whole_number(chunk_queries, "`chunk_queries`")
+    """`bulk_search` for a `QuerySource`; queries that are answered already are not embedded."""
     if not isinstance(plan, SearchPlan):
         raise ValueError(f"`plan` must be a SearchPlan. Received {plan!r}.")
     plan.check_dims(index.nesting_dims)
@@ -156,7 +131,7 @@ def run_bulk_search(
             bar.update(len(chunk[0]))
     if not folder.is_finished:
         folder.finish(index, plan.k)
-    return load_answers(folder.path)
+    return load_bulk_search(folder.path)
 
 
 def _compare_answered(folder, reader, digest, chunk_queries, advance):

@@ -6,8 +6,8 @@ Rows come as one table for each block of dims, so a plain matrix (column views) 
     S_j = S_{j-1} + Q_j X_j^T          one matrix product for each block of dims, added up
     s_j = S_j / norm_j                 norm_j^2 = norm_{j-1}^2 + sum of squares of block j
 
-Partitioning every tile for every prefix would cost more than the products, so a tile is only
-compared with each query's k-th best score so far; `Candidates` says how.
+Partitioning every tile for every prefix would cost more than the products. A tile is therefore only
+compared with each query's k-th best score so far (see `Candidates`).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Candidates:
         self._counts[prefix] += found
 
     def _merge(self, prefix, scores, first_row):
-        """Takes a tile too rich for the table: its own k best, and the table's."""
+        """Takes the k best of a tile that brings more hits than the table can hold."""
         indices = np.arange(first_row, first_row + scores.shape[1], dtype=np.int32)
         new = select_rows(scores, np.broadcast_to(indices, scores.shape), self._k)
         old = (self._scores[prefix], self._indices[prefix])

@@ -1,4 +1,4 @@
-"""How many threads a search uses, and how many each of its matrix products uses."""
+"""The threads of a search and of each of its matrix products."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def may_share_blas() -> bool:
 
 
 class _SharedLimit:
-    """A limit on the BLAS's threads that holds while anybody needs it.
+    """A limit on the threads of BLAS that overlapping searches share.
 
-    The limit belongs to the process. If two searches each set it and each restored what they
-    found, the one that ends last could restore the other's limit for good. So the first one to
-    come sets it, and the last one to go restores it.
+    The limit belongs to the process. If each search restored the limit that it found, the last
+    one to end could restore the limit of another search instead of the original one. So the first
+    search sets the limit, and the last one restores it.
     """
 
     def __init__(self):
@@ -63,7 +63,7 @@ _SHARED_LIMIT = _SharedLimit()
 
 @contextmanager
 def blas_threads(each: int):
-    """Gives every matrix product `each` threads while it lasts, where threadpoolctl is there."""
+    """Gives every matrix product `each` threads; without threadpoolctl it does nothing."""
     controller = _blas_controller()
     if controller is None:
         yield

@@ -1,4 +1,4 @@
-"""The database in prefix blocks: reranks read only the dims they add."""
+"""A database of embeddings in prefix blocks, so that a rerank reads only the dims it adds."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class NestedIndex:
         k: int,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Brute force over one prefix.
+        """Exact search over one prefix.
 
         Args:
             queries: (queries, `dim` or more) embeddings; a prefix with NaN or inf finds nothing.

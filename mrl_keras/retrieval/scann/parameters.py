@@ -1,4 +1,4 @@
-"""How a ScaNN shortlist is chosen: its parameters, and the rule from N and D_s."""
+"""The parameters of a ScaNN shortlist, and the rule that chooses them from N and D_s."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from mrl_keras.checks import whole_number
 
 EXACT_BELOW = 20_000
-"""Below this number of rows the rule is brute force: exact, and measured at 0.6 ms for a single
+"""Below this number of rows the rule is brute force, which is exact and took 0.6 ms for a single
 query, 0.1 ms for each of a batch (2 cores, D_s = 16, 200 rows); ScaNN took 0.07 ms and 0.03 ms."""
 
 CODES = 16
-"""Values of one code: ScaNN's 4-bit codes need that many rows to train."""
+"""Values of a 4-bit code; ScaNN needs as many rows to train its codes."""
 
 
 @dataclass(frozen=True)

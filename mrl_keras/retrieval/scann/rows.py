@@ -1,13 +1,14 @@
-"""What a ScaNN searcher holds of a row, and what it is asked.
+"""The form of rows and queries that ScaNN is given.
 
-Without a `reorder_dim` that is the L2-normalised D_s prefix. With `reorder_dim` = R, of which ScaNN
-keeps int8 values to reorder its candidates by, both prefixes stand side by side, each L2-normalised
-by itself, and ScaNN cuts to the first of them for its tree and codes:
+Without a `reorder_dim` it is the L2-normalised D_s prefix. With `reorder_dim` = R ScaNN keeps int8
+values of a second prefix and reorders its candidates by them. Both prefixes then stand side by
+side, each L2-normalised by itself, and ScaNN uses the first one for its tree and codes:
 
     row   = [x[:D_s] / |x[:D_s]|,    x[:R] / |x[:R]|]
     query = [w q[:D_s] / |q[:D_s]|,  q[:R] / |q[:R]|].
 
-A weight w > 0 changes no order among the codes, and w = 2^-10 leaves the reordering to the second.
+A weight w > 0 keeps the order among the codes; at w = 2^-10 the second prefix alone decides the
+reordering.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A ScaNN shortlist over the L2-normalised D_s prefix: tree and asymmetric hashing, no reorder.
+"""ScaNN over the L2-normalised D_s prefix: a tree and asymmetric hashing.
 
-The shortlist only proposes rows; the rerank scores them exactly. So the searcher holds no float
-rows, only codes (D_s / dims_per_block / 2 bytes for each row) and leaf tokens, and it is built on
-the prefix alone rather than by ScaNN's own truncation, which does not normalise the prefix.
-With `ScannParameters.reorder_dim` ScaNN also does the first rerank; see rows.py.
+ScaNN proposes rows, and the rerank scores them exactly. The searcher therefore keeps codes
+(D_s / dims_per_block / 2 bytes for each row) and leaf numbers, but not the rows. It is built on the
+prefix itself, because ScaNN's own truncation does not normalise the prefix. With
+`ScannParameters.reorder_dim` ScaNN also does the first rerank; see rows.py.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def leaf_order(tokens: np.ndarray) -> np.ndarray:
 
 
 class ScannSearcher:
-    """Proposes rows by ScaNN on the L2-normalised D_s prefix. Make one with `build`.
+    """Finds shortlists by ScaNN on the L2-normalised D_s prefix. Make one with `build`.
 
     Args:
         parameters: the `ScannParameters` it was built with.
@@ -211,8 +211,8 @@ class ScannSearcher:
             leaves: int, leaves to open; `None` takes `parameters.leaves_to_search`, and more
                 than there are means all.
             candidates: int, at least `k`: the rows found with D_s dims, of which the `k` best at
-                `reorder_dim` are returned. `None` takes `k`, and without a `reorder_dim` more
-                than `k` have no use.
+                `reorder_dim` are returned. `None` takes `k`. More than `k` change the answer
+                only with a `reorder_dim`.
 
         Returns:
             (scores, indices): float32 and int32, both (queries, k), descending by ScaNN's
@@ -329,5 +329,5 @@ def _config(rows, dim, parameters, seed):
 
 
 def _unique_name():
-    # A name that is used twice in one process would answer with the first searcher's rows.
+    # A second searcher with the same name in one process would answer with the first one's rows.
     return f"mrl-scann-{uuid.uuid4().hex}"

@@ -1,4 +1,4 @@
-"""Measured plans, and those of them that nothing cheaper matches."""
+"""Measured plans and their Pareto front."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mrl_keras.retrieval.plan import SearchPlan
 
 @dataclass(frozen=True)
 class TuningPoint:
-    """One plan, and what it does.
+    """One plan with its quality and its cost.
 
     Attributes:
         plan: `SearchPlan`.

@@ -1,4 +1,4 @@
-"""Which rows are relevant to which queries, and what a ranking of them is worth."""
+"""The relevant rows of each query, and metrics of a ranking by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which D_s, shortlist, D_r and funnel to use: measured on held-out queries."""
+"""Tuning: the cheapest plan that keeps the quality of full width, on held-out queries."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class _Shortlists:
             self.full_width = index.search_exactly(queries, index.width, k)[1]
 
     def needs_size(self, dim):
-        """Whether the start of a longer shortlist is no shortlist, because ScaNN reorders it."""
+        """Whether each length needs a search of its own, because ScaNN reorders its shortlist."""
         shortlist = self._index.shortlist
         return shortlist is not None and (shortlist.dim, True) == (dim, shortlist.width > dim)
 
@@ -290,7 +290,7 @@ def _funnel_places(index, scores, plan):
 
 
 def _choose(index, queries, points, options):
-    """(points, those that need one with their time; the point picked). The first is full width."""
+    """(points, with the time of those that need one; the point picked). The first is full width."""
     errors = statistics.NormalDist().inv_cdf(options.confidence)
     least = points[0].value - options.tolerance
 

@@ -1,4 +1,4 @@
-"""What an export, a loaded model and an exact search take of memory, each in its own process.
+"""Memory of an export, of a loaded model and of an exact search, each in its own process.
 
 `in_own_process(function, ...)` runs a function of this file in a fresh Python process and gives
 what it returned. Bytes are resident bytes over those that the process held after its imports,

@@ -1,17 +1,8 @@
-"""How cost grows with the database: one log-log plot of the benchmark's rows."""
+"""A log-log plot of search time against the number of rows."""
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("MPLBACKEND", "Agg")
-
-import matplotlib.pyplot as plt
-
-from mrl_keras.files import atomic_file
-
-_MARKERS = "osD^vP*Xh<>"
-_STYLES = ("-", "--", "-.", ":")
+from mrl_keras.plots import LINE_STYLES, MARKERS, new_figure, save_figure
 
 
 def plot_growth(rows, path):
@@ -22,7 +13,7 @@ def plot_growth(rows, path):
         path: PNG file to write.
     """
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    figure, panels = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained", sharex=True)
+    figure, (panels,) = new_figure((12, 5.5), columns=2, sharex=True)
     titles = {
         "us_per_query": "Batches of 256: microseconds a query",
         "p50_ms": "One query at a time: median milliseconds",
@@ -37,8 +28,8 @@ def plot_growth(rows, path):
             panel.plot(
                 [int(row["n"]) for row in points],
                 [float(row[column]) for row in points],
-                marker=_MARKERS[place % len(_MARKERS)],
-                linestyle=_STYLES[place % len(_STYLES)],
+                marker=MARKERS[place % len(MARKERS)],
+                linestyle=LINE_STYLES[place % len(LINE_STYLES)],
                 markerfacecolor=None if equal else "white",
                 label=system if equal else f"{system} (below equal mAP)",
             )
@@ -49,6 +40,4 @@ def plot_growth(rows, path):
         panel.grid(True, which="both", alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)

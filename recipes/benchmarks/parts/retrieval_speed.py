@@ -1,4 +1,4 @@
-"""Systems beside each other: every knob's mAP, then times in turns with the exported model."""
+"""The speed benchmark: mAP at every knob, then times in turns with the exported model."""
 
 from __future__ import annotations
 

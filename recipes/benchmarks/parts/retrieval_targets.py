@@ -1,4 +1,4 @@
-"""What the retrieval benchmark was meant to reach, beside what it reached."""
+"""The targets of the retrieval benchmark beside its results."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def plan_parts(study, plans, ks):
 
 
 def _plan_table(name, title, says, group, ks):
-    metrics = ["top-1", *(f"{kind}@{k}" for k in ks for kind in ("mAP", "P"))]
+    metrics = ["top1", *(f"{kind}@{k}" for k in ks for kind in ("mAP", "P"))]
     lines, records = [], []
     for plan, found in group.items():
         stages = zip(plan.sizes, plan.dims[1:], strict=True)
