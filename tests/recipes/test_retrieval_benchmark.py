@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recipes.benchmarks import retrieval_reorder
-from recipes.benchmarks.parts import nested_data, retrieval_targets
+from recipes.benchmarks.parts import nested_data, retrieval_plot, retrieval_targets
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "recipes" / "benchmarks"
 PEERS = ["HNSW32, 64 dims", "HNSW32, 16 dims", "refine", "truncate", "IndexFlat", "full width"]
@@ -75,6 +75,30 @@ class TestTargets:
         rows.append({"n": 1_000_000, "system": retrieval_targets.EXPORT, "p50_ms": 6})
         (row,) = retrieval_targets._growth_targets(rows)
         assert (row["reached"], row["met"], row["note"]) == (pytest.approx(3), False, "")
+
+
+class TestTables:
+    def test_rows_of_other_sizes_are_kept(self, tmp_path):
+        pytest.importorskip("faiss")
+        from recipes.benchmarks import retrieval
+
+        path = tmp_path / "speed.csv"
+        path.write_text("n,system,old\n5,stale,1\n7,kept,2\n")
+        retrieval.write_table(path, [{"n": 5, "system": "new", "us_per_query": 1.5}], 5)
+        new, kept = retrieval.read_table(path)
+        assert (new["system"], new["us_per_query"], new["numpy"]) == ("new", "1.5", np.__version__)
+        assert (kept["n"], kept["system"], kept["us_per_query"]) == ("7", "kept", "")
+        assert "old" not in new
+
+    def test_growth_is_drawn_from_the_rows(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        rows = [
+            {"n": n, "system": name, "within_tolerance": True, "us_per_query": n, "p50_ms": p50}
+            for name, p50 in (("export", 2.0), ("peer", ""))
+            for n in (100, 1000)
+        ]
+        retrieval_plot.plot_growth(rows, tmp_path / "growth.png")
+        assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
