@@ -311,7 +311,7 @@ class NestedIndex:
 
         Args:
             queries: (queries, width) embeddings.
-            candidates: int (queries, m) row numbers, -1 for empty slots.
+            candidates: int (queries, m) row numbers as a search gives them, -1 for empty slots.
 
         Returns:
             float32 (prefixes, queries, m): scores that order rows as the index's metric does,
