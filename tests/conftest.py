@@ -1,12 +1,10 @@
 """Threads for each worker, the time limit of the default tier, and freed models."""
 
-import ctypes
-import gc
 import os
-import sys
 
 import pytest
 
+from tests.support.memory import free_models
 from tests.support.time_limit import (  # noqa: F401 (pytest finds hooks by their names)
     pytest_addoption,
     pytest_fixture_setup,
@@ -27,14 +25,3 @@ def freed_models():
     """Free the models and graphs of a module after its last test, fixtures included."""
     yield
     free_models()
-
-
-def free_models():
-    keras = sys.modules.get("keras")
-    if keras is None:
-        return
-    keras.utils.clear_session()
-    gc.collect()
-    if sys.platform == "linux":
-        # glibc keeps what small graphs left behind; give it back to the system.
-        ctypes.CDLL(None).malloc_trim(0)
