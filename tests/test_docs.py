@@ -87,7 +87,7 @@ def pages():
         yield pytest.param(path, id=path.name, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize("path", pages())
+@pytest.mark.parametrize("path", list(pages()))
 def test_the_code_of_a_page_runs(path, tmp_path, monkeypatch):
     blocks = BLOCK.findall(path.read_text())
     assert any(language == "python" for _, language, _ in blocks), "no Python code"

@@ -41,6 +41,7 @@ def test_wrong():
 def run(pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeini("[pytest]\nmarkers =\n    slow: x\n    backends: x\n")
     pytester.makeconftest("from tests.support.time_limit import *")
     pytester.makepyfile(TESTS)
