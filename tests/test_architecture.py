@@ -1,126 +1,217 @@
-"""The import rules of the house, read from the source without importing it."""
+"""The import rules of the house, read from the source without importing it.
+
+The tables of CONTRIBUTING.md are the rules; these tests hold the code to them.
+"""
 
 import ast
+import dataclasses
 import fnmatch
+import functools
+import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PACKAGE = ROOT / "mrl_keras"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
-# What a part of the package may import from the package; everybody may use these:
-BASE = {"checks", "files", "nesting", "plots", "version"}
-ALLOWED = {
-    "checks": set(),
-    "files": set(),
-    "plots": {"files"},
-    "version": set(),
-    "nesting": {"checks"},
-    "registry": set(),
-    "layers": BASE | {"registry"},
-    "losses": BASE | {"registry"},
-    "metrics": BASE | {"registry"},
-    "retrieval": BASE,
-    "data": BASE,
-    "distribution": BASE | {"registry"},
-    "models": BASE
-    | {"registry", "layers", "losses", "metrics", "retrieval", "data", "distribution"},
-    "cascade": BASE | {"registry"},
-    "baselines": BASE | {"registry", "layers", "losses", "metrics"},
-    "evaluation": BASE | {"retrieval", "metrics", "cascade"},
-    "export": BASE | {"registry", "layers", "models", "retrieval", "cascade"},
-}
-TENSORFLOW = {
-    "data",
-    "distribution",
-    "export",
-    "retrieval/scann/searcher.py",
-    "models/garden/*.py",
-}
-TENSORFLOW |= {"models/text_tokens.py", "models/mask_filling.py"}
-TENSORFLOW |= {"cascade/adaptive_classifier.py", "evaluation/analysis/grad_cam.py"}
+# Modules that may import TensorFlow; all others use keras.ops or NumPy.
+TENSORFLOW = (
+    "mrl_keras/data/*",
+    "mrl_keras/distribution/*",
+    "mrl_keras/export/*",
+    "mrl_keras/retrieval/scann/*",
+    "mrl_keras/models/garden/*",
+    "mrl_keras/models/text_tokens.py",
+    "mrl_keras/models/mask_filling.py",
+    "mrl_keras/cascade/adaptive_classifier.py",
+    "mrl_keras/evaluation/analysis/grad_cam.py",
+)
 OPTIONAL = {
     "faiss",
     "matplotlib",
     "official",
     "scann",
+    "scipy",
     "sklearn",
     "tensorflow_datasets",
     "tensorflow_text",
     "tf_keras",
 }
-KERAS_FREE = {
-    "checks",
-    "files",
-    "nesting",
-    "progress",
-    "version",
-    "retrieval",
-    "evaluation",
-    "data",
+WITHOUT_KERAS = (
+    "mrl_keras/checks.py",
+    "mrl_keras/files.py",
+    "mrl_keras/nesting.py",
+    "mrl_keras/plots.py",
+    "mrl_keras/version.py",
+    "mrl_keras/retrieval/*",
+    "mrl_keras/evaluation/*",
+    "mrl_keras/data/*",
+)
+# Files of more than 400 lines of code that are one thing all the same: {path: reason}.
+LONG_FILES = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """A row of CONTRIBUTING's tables: a folder or a module, and the rooms that it may import."""
+
+    path: str
+    inner: frozenset
+    anywhere: frozenset
+    in_functions: frozenset
+
+
+def _rooms():
+    text = CONTRIBUTING[CONTRIBUTING.index("## Where a line belongs") :]
+    ground = re.search(r'"ground" is (.*?)\.\s', text, re.S)[1]
+    ground = re.findall(r"`(\w+)`", ground)
+    for path, holds, may in re.findall(r"^\| `([^`]+)` \| (.*) \| (.*) \|$", text, re.M):
+        top, _, _ = path.partition("/")
+        listed = re.findall(r"`([\w/]+)`( in functions)?", may)
+        plain = {name for name, lazily in listed if not lazily}
+        yield Room(
+            path,
+            frozenset(path + name for name in re.findall(r"`(\w+/)`", holds)),
+            frozenset(f"{top}/{name}" for name in plain | set(ground if "ground" in may else ())),
+            frozenset(f"{top}/{name}" for name, lazily in listed if lazily),
+        )
+
+
+ROOMS = {room.path: room for room in _rooms()}
+GROUND = {f"mrl_keras/{name}" for name in ("version", "checks", "files", "plots", "nesting")}
+
+
+def room_of(path):
+    """The row for a module: the longest that begins its path."""
+    rooms = [room for room in ROOMS if path == room or (room[-1] == "/" and path.startswith(room))]
+    assert rooms, f"CONTRIBUTING.md has no row for {path}"
+    return max(rooms, key=len)
+
+
+def name_of(room):
+    """ "mrl_keras/files" for "mrl_keras/files.py"; "recipes/tasks" for "recipes/tasks/"."""
+    return room.removesuffix("/").removesuffix(".py")
+
+
+def _modules():
+    for top in ("mrl_keras", "recipes"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix()
+
+
+PATHS = list(_modules())
+PACKAGE = [path for path in PATHS if path.startswith("mrl_keras/")]
+MODULES = {
+    path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in PATHS
 }
 
 
-def part(path):
-    """The first folder (or the module) below the package: "layers", "nesting"."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@functools.cache
+def imports(path):
+    """(dotted name, whether at the top level) of everything that a module imports."""
+    tree = ast.parse((ROOT / path).read_text())
+    return list(_imports(path, tree, True))
 
 
-def imports(path, top_level_only=False):
-    """The dotted names that a module imports."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    nodes = tree.body if top_level_only else ast.walk(tree)
-    for node in nodes:
-        if id(node) in typing_only:
+def _imports(path, node, top_level):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, top_level) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{path}: imports are absolute"
+            yield from ((f"{child.module}.{alias.name}", top_level) for alias in child.names)
+        else:
+            function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from _imports(path, child, top_level and not function)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-class TestModule:
-    def test_imports_point_one_way(self, path):
-        here = part(path)
-        if here == "__init__":
-            return
-        for name in imports(path):
-            root, _, rest = name.partition(".")
-            if root == "mrl_keras":
-                there = rest.split(".")[0]
-                assert there == here or there in ALLOWED[here], f"{here} must not import {name}"
-            assert root not in ("recipes", "tests")
-
-    def test_tensorflow_only_where_it_is_needed(self, path):
-        relative = str(path.relative_to(PACKAGE))
-        roots = {name.split(".")[0] for name in imports(path)}
-        if not any(fnmatch.fnmatch(relative, p) or part(path) == p for p in TENSORFLOW):
-            assert "tensorflow" not in roots
-        if part(path) in KERAS_FREE:
-            assert "keras" not in roots
-
-    def test_optional_packages_are_imported_where_they_are_used(self, path):
-        roots = {name.split(".")[0] for name in imports(path, top_level_only=True)}
-        assert not roots & OPTIONAL
-
-    def test_no_file_has_grown_too_long(self, path):
-        assert len(path.read_text().splitlines()) <= 350
+def imported_modules(path):
+    """(path, whether at the top level) of the modules of this repository that a module imports."""
+    for name, top_level in imports(path):
+        found = MODULES.get(name) or MODULES.get(name.rpartition(".")[0])
+        if found and found != path:
+            yield found, top_level
 
 
-def test_every_part_is_listed():
-    assert {part(path) for path in MODULES} - {"__init__"} <= set(ALLOWED)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_room_imports_what_its_row_allows(path):
+    row = ROOMS[room_of(path)]
+    for found, top_level in imported_modules(path):
+        there = room_of(found)
+        if there == row.path or (path.startswith("recipes/") and found.startswith("mrl_keras/")):
+            continue
+        allowed = row.anywhere if top_level else row.anywhere | row.in_functions
+        assert name_of(there) in allowed, f"{row.path} must not import {found}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_row_names_no_room_that_is_not_imported(room):
+    used = {
+        name_of(room_of(found))
+        for path in PATHS
+        if room_of(path) == room
+        for found, _ in imported_modules(path)
+    }
+    listed = ROOMS[room].anywhere - GROUND if room.endswith("/") else set()
+    assert listed <= used, "CONTRIBUTING.md lists imports that do not exist"
+
+
+def test_no_circle_of_imports():
+    graph = {path: {found for found, _ in imported_modules(path)} for path in PATHS}
+    graphlib.TopologicalSorter(graph).prepare()  # a CycleError names the circle
+
+
+def test_every_folder_has_a_row_and_every_row_exists():
+    folders = {
+        f"{path.parent.relative_to(ROOT).as_posix()}/"
+        for top in ("mrl_keras", "recipes")
+        for path in (ROOT / top).rglob("*.py")
+    } - {"mrl_keras/"}
+    ground = {path for path in PACKAGE if path.count("/") == 1}
+    rows = set(ROOMS) | {inner for room in ROOMS.values() for inner in room.inner}
+    assert rows == folders | ground
+    named = {name_of(room) for room in ROOMS}
+    assert {name for room in ROOMS.values() for name in room.anywhere | room.in_functions} <= named
+
+
+@pytest.mark.parametrize("path", PACKAGE)
+def test_packages_are_imported_only_where_they_are_needed(path):
+    roots = {name.split(".")[0] for name, _ in imports(path)}
+    assert not roots & {"recipes", "tests"}
+    if not any(fnmatch.fnmatch(path, pattern) for pattern in TENSORFLOW):
+        assert "tensorflow" not in roots
+    if any(fnmatch.fnmatch(path, pattern) for pattern in WITHOUT_KERAS):
+        assert "keras" not in roots
+    at_the_top = {name.split(".")[0] for name, top_level in imports(path) if top_level}
+    assert not at_the_top & OPTIONAL
+
+
+def test_long_files_have_a_reason():
+    long = {path for path in PATHS if lines_of_code(path) > 400}
+    assert long == set(LONG_FILES)
+    assert all(LONG_FILES.values())
+
+
+def lines_of_code(path):
+    """How many lines a file has without docstrings, comments and blank lines."""
+    text = (ROOT / path).read_text()
+    lines = {
+        number
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.strip().startswith("#")
+    }
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
 
 
 def test_the_top_level_holds_what_it_should():
@@ -138,6 +229,7 @@ def test_the_top_level_holds_what_it_should():
     assert set(tracked.stdout.split()) <= set(expected.split())
 
 
+@pytest.mark.slow
 def test_importing_the_package_needs_keras_alone_and_changes_nothing():
     code = (
         "import sys, os, keras; before = dict(os.environ), keras.config.floatx();"

@@ -1,7 +1,7 @@
 """Layers, losses and metrics keep their contracts on Keras's other backends.
 
-One process for each backend. Install the backends with `pip install -e ".[backends]"` and run
-these alone with `pytest -m backends`.
+One process for each backend. Install the backends with `pip install -e ".[backends]"`, then run
+`pytest -m backends`.
 """
 
 import importlib.util
@@ -13,18 +13,32 @@ import pytest
 
 FOLDERS = ["tests/layers", "tests/losses", "tests/metrics"]
 
+pytestmark = [pytest.mark.backends, pytest.mark.parametrize("backend", ["jax", "torch"])]
 
-@pytest.mark.backends
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_contracts_on(backend):
+
+def run(backend, *arguments):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f'{backend} is not installed: pip install -e ".[backends]"')
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *FOLDERS],
+        [sys.executable, *arguments],
         env={**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert process.returncode == 0, process.stdout[-5000:] + process.stderr[-2000:]
-    assert " passed" in process.stdout
+    return process.stdout
+
+
+def test_contracts(backend):
+    # Every tier in this process. The backends' own warnings are theirs.
+    options = ["-m", "", "-n", "0", "--time-limit", "0", "-W", "default"]
+    output = run(backend, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, *FOLDERS)
+    assert " passed" in output
+
+
+def test_importing_the_package_does_not_import_tensorflow(backend):
+    code = (
+        "import sys, keras, mrl_keras; print(keras.backend.backend(), 'tensorflow' in sys.modules)"
+    )
+    assert run(backend, "-W", "ignore", "-c", code).split() == [backend, "False"]

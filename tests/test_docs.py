@@ -1,18 +1,28 @@
-"""Docstring examples run, documented defaults are real, README's Python code runs."""
+"""Examples, README and guides run, documented defaults are real, the API index builds.
+
+A Markdown file runs as one test, in a folder of its own: each Python block, and each bash block
+after the comment `<!-- run -->`, in order; later Python blocks see the names of earlier ones. A
+Python block after `<!-- do not run -->` is left out. `<!-- slow -->` on a line of its own puts the
+file into the slow tier.
+"""
 
 import ast
 import doctest
 import importlib
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
 import mrl_keras
+from tests.support.memory import free_models
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted(
@@ -28,6 +38,8 @@ def test_examples_in_docstrings(name):
     globs = {**vars(module), "np": np}
     found = doctest.testmod(module, extraglobs=globs, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.failed == 0
+    if found.attempted:
+        free_models()
 
 
 def public_objects():
@@ -66,10 +78,54 @@ def check_default(text, name, default):
         assert said == default, f"{name}: the text says {said}, the signature {default!r}"
 
 
-def test_python_code_of_the_readme(tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert blocks, "README shows no Python code"
+BLOCK = re.compile(r"(?:<!-- ((?:do not )?run) -->\n)?```(python|bash)\n(.*?)```", re.S)
+
+
+def pages():
+    for path in [ROOT / "README.md", *sorted((ROOT / "recipes" / "guides").glob("*.md"))]:
+        slow = re.search(r"^<!-- slow -->$", path.read_text(), re.M)
+        yield pytest.param(path, id=path.name, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("path", list(pages()))
+def test_the_code_of_a_page_runs(path, tmp_path, monkeypatch):
+    blocks = BLOCK.findall(path.read_text())
+    assert any(language == "python" for _, language, _ in blocks), "no Python code"
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for number, code in enumerate(blocks):  # later blocks go on from the earlier ones
-        exec(compile(code, f"README block {number}", "exec"), names)
+    for folder in ("recipes", "saved_models"):  # commands name files there
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    names = {"__name__": "__main__"}
+    for number, (mark, language, code) in enumerate(blocks):
+        if language == "python" and mark != "do not run":
+            exec(compile(code, f"{path.name} block {number}", "exec"), names)
+        elif language == "bash" and mark == "run":
+            run_shell(code)
+
+
+def run_shell(code):
+    """Run lines of a shell with this Python and this checkout first."""
+    found = {
+        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    process = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        env=os.environ | found,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, f"{code}\n{process.stdout[-2000:]}{process.stderr[-4000:]}"
+    return process
+
+
+@pytest.mark.slow
+def test_the_api_index_builds_without_warnings(tmp_path, monkeypatch):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    command = re.search(r"<!-- api-index-command -->\n```bash\n(.*?)```", text, re.S)[1]
+    monkeypatch.chdir(tmp_path)
+    process = run_shell(command)
+    assert "warn" not in (process.stdout + process.stderr).lower()
+    pages = {path.relative_to("docs").as_posix() for path in pathlib.Path("docs").rglob("*.html")}
+    rooms = [name for name in PACKAGES if hasattr(importlib.import_module(name), "__path__")]
+    assert pages >= {f"{name.replace('.', '/')}.html" for name in rooms} | {"index.html"}
