@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras.export import export_saved_model, load, load_manifest
+from mrl_keras.export import ServingOptions, export_saved_model, load, load_manifest
 from mrl_keras.retrieval import NestedIndex, SearchPlan
 
 RNG = np.random.default_rng(0)
@@ -21,11 +21,10 @@ def test_each_encoder_has_its_signature(tmp_path):
     rows = pixels.predict(images, verbose=0)
     path = export_saved_model(
         tmp_path / "model",
-        encoder=words,
-        encoders={"embed_text": words, "embed_image": pixels},
-        nesting_dims=[4, 8],
+        words,
         index=NestedIndex.build(rows, [4, 8]),
-        plan=SearchPlan.adaptive(4, 30, 8, k=3),
+        plan=SearchPlan((4, 8), (30,), k=3),
+        options=ServingOptions(encoders={"embed_text": words, "embed_image": pixels}),
     )
     manifest, served = load_manifest(path), load(path)
     assert manifest["encoders"] == ["embed_image", "embed_text"]
@@ -57,9 +56,8 @@ def test_errors(encoders, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_saved_model(
             tmp_path / "model",
-            encoder=tower("words", 4),
-            encoders=encoders,
+            tower("words", 4),
             nesting_dims=[8],
-            heads=heads,
+            options=ServingOptions(encoders=encoders, heads=heads),
         )
     assert not (tmp_path / "model").exists() or not list((tmp_path / "model").iterdir())

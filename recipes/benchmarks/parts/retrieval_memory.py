@@ -75,7 +75,7 @@ def export(rows_path, dims, plan, storage, folder, reorder_dim):
     d_s, count = plan.shortlist_dim, len(np.load(rows_path, mmap_mode="r"))
     scann = scann_for(count, d_s, reorder_dim)
     index = NestedIndex.build(rows, dims, shortlist_dim=d_s, storage=storage, scann=scann)
-    path = export_saved_model(folder, encoder=encoder, nesting_dims=dims, index=index, plan=plan)
+    path = export_saved_model(folder, encoder, index=index, plan=plan)
     return {
         "path": path,
         "peak": status_bytes("VmHWM") - before,
