@@ -22,7 +22,7 @@ def test_models_are_trained_one_by_one_and_share_nothing():
         backbone = image_backbone("small_resnet", (8, 8, 3), width=dim, filters=(4,))
         model = image_classifier(backbone, 3, [dim])
         inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(0.02), loss=MatryoshkaLoss(inner))
+        model.compile(keras.optimizers.Adam(0.02), loss=MatryoshkaLoss(inner), jit_compile=False)
         model.fit(IMAGES, LABELS, batch_size=24, epochs=10, verbose=0)
         trained.append((dim, model))
         return lambda images: backbone.predict(images, verbose=0)

@@ -81,10 +81,11 @@ def test_full_width_is_the_backbone_and_each_width_runs_alone(name, options):
         assert all(x.name.endswith(f"_at_{round(100 * WIDTHS[i])}") for x in normal)
 
 
-def test_trains_compiled_and_survives_saving():
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_trains_and_survives_saving(compiled):
     model = classifier()
     inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss=MatryoshkaLoss(inner), jit_compile=True)
+    model.compile("sgd", loss=MatryoshkaLoss(inner), jit_compile=compiled)
     model.fit(IMAGES, LABELS, batch_size=6, epochs=2, verbose=0)
     statistics = [w for w in model.non_trainable_weights if "moving_mean" in w.path]
     assert len(statistics) == 6 * len(WIDTHS)

@@ -66,7 +66,7 @@ def by_loader(path, queries, plan):
             first = threads if first is None else first
             growth.append(threads - first)
     before = status("VmRSS")
-    for _ in range(10):
+    for _ in range(5):
         for fn in model.signatures.values():
             fn(**example(fn, queries, plan))
     answer = model.signatures[RETRIEVE](embedding=tf.constant(queries))

@@ -3,23 +3,35 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mrl_keras import MatryoshkaDense
 from mrl_keras.cascade import AdaptiveClassifier, CascadePolicy
-from mrl_keras.export import load_manifest
+from mrl_keras.export import load, load_manifest
 from tests.export import cases
 
 POLICY = CascadePolicy([4, 8, 16], thresholds=[0.5, 0.6], temperatures=[0.5, 1.0, 2.0])
 
 
-@pytest.mark.parametrize("name", ["MRL", "MRL-E"])
-def test_a_fresh_process_answers_as_the_policy_does(cascades, fresh, name):
-    case, found = cascades[name], fresh["cascades"][name]
+def assert_answers(case, found):
     expected = case.policy.decide(case.logits)
     np.testing.assert_array_equal(found["class"], expected.classes)
     np.testing.assert_array_equal(found["dim"], expected.dims)
     np.testing.assert_allclose(found["probability"], expected.probabilities, rtol=1e-5)
     assert len(np.unique(found["dim"])) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MRL", "MRL-E"])
+def test_a_fresh_process_answers_as_the_policy_does(cascades, fresh, name):
+    assert_answers(cascades[name], fresh["cascades"][name])
+
+
+@pytest.mark.parametrize("name", ["MRL", "MRL-E"])
+def test_a_loaded_model_answers_as_the_policy_does(cascades, name):
+    case = cascades[name]
+    signature = load(case.path).signatures["classify_adaptive"]
+    assert_answers(case, signature(raw=tf.constant(case.raw)))
     manifest = load_manifest(case.path)
     assert CascadePolicy.from_dict(manifest["cascade"]) == case.policy
     assert {"classify", "classify_adaptive"} <= set(manifest["warmed_signatures"])

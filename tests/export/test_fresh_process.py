@@ -5,6 +5,7 @@ import pytest
 
 from tests.export import cases
 
+pytestmark = pytest.mark.slow  # the process imports TensorFlow and loads every model
 QUERIES = cases.queries(20)
 
 
