@@ -271,23 +271,6 @@ def test_warmup_requests_are_answered(exported, model):
     )
 
 
-def test_an_exact_model_needs_no_custom_op_and_no_twin(tmp_path):
-    index = cases.index(scann=False, ids=False, rows=100)
-    path = export_saved_model(
-        str(tmp_path / "exact"),
-        cases.encoder(),
-        index=index,
-        plan=mrl_keras.retrieval.SearchPlan((32,), k=4),
-        options=ServingOptions(twin=True, warmup_batch_sizes=()),
-    )
-    assert os.listdir(tmp_path) == ["exact"]
-    assert load_manifest(path)["custom_ops"] == []
-    assert not os.path.exists(os.path.join(path, "assets.extra", FILE_NAME))
-    found = load(path).signatures["retrieve_embeddings"](embedding=tf.constant(cases.queries()))
-    expected = index.search(cases.queries(), mrl_keras.retrieval.SearchPlan((32,), k=4))
-    np.testing.assert_array_equal(found["ids"], expected.ids)
-
-
 def test_encoders_of_several_inputs_and_of_text(tmp_path):
     words = keras.layers.StringLookup(vocabulary=["red", "green"])
     word = keras.Input((3,), dtype="string", name="words")
