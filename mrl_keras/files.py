@@ -1,6 +1,6 @@
 """Atomic files and folders: a temporary name beside the target, then one rename.
 
-Text, JSON and CSV are written so; manifests are read by their format version.
+Text, JSON and CSV are written this way; `read_manifest` checks a manifest's format version.
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 
 @contextlib.contextmanager
 def atomic_file(path) -> Iterator[str]:
-    """Yields a temporary path beside `path`; on success it replaces `path`, on failure it goes.
+    """Yields a temporary path beside `path`: it replaces `path` on success, else it is removed.
 
-    The temporary name keeps the ending, which tells some writers the format.
+    The temporary name keeps the ending, which tells some writers the format. Missing folders are
+    made.
+
+    >>> folder = tempfile.mkdtemp()
+    >>> with atomic_file(os.path.join(folder, "page.md")) as path, open(path, "w") as file:
+    ...     _ = file.write("whole")
+    >>> os.listdir(folder)
+    ['page.md']
     """
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
@@ -37,7 +44,7 @@ def atomic_file(path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def atomic_directory(path) -> Iterator[str]:
-    """Yields a temporary folder beside `path`; on success it becomes `path`, on failure it goes.
+    """Yields a temporary folder beside `path`: it becomes `path` on success, else it is removed.
 
     Raises:
         ValueError: `path` exists; nothing is ever overwritten.
@@ -68,7 +75,7 @@ def write_json(path, content) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def write_csv(path, rows: Sequence[Mapping]) -> None:
+def write_csv(path, rows: Iterable[Mapping]) -> None:
     """Writes dicts as CSV, the first one's keys as header; the file is whole or absent.
 
     Raises:
@@ -77,7 +84,12 @@ def write_csv(path, rows: Sequence[Mapping]) -> None:
     rows = list(rows)
     if not rows:
         raise ValueError(f"{path} needs at least one row. Received none.")
-    with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
+    for row in rows:
+        if row.keys() != rows[0].keys():
+            raise ValueError(
+                f"{path} needs the keys {list(rows[0])} in every row. Received {dict(row)}."
+            )
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -41,7 +41,7 @@ from mrl_keras.evaluation import (
     knn_accuracy,
     linear_probe_accuracy,
 )
-from mrl_keras.export import export_saved_model
+from mrl_keras.export import ServingOptions, export_saved_model
 from mrl_keras.files import atomic_file
 from mrl_keras.models import image_classifier, small_convnet
 from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
@@ -215,12 +215,11 @@ def export(model, index, table, options):
     }
     path = export_saved_model(
         options.output / "saved_models" / name,
-        encoder=encoder_of(model),
+        encoder_of(model),
         classifier=model.get_layer("head"),
-        nesting_dims=options.dims,
         index=index,
         plan=options.plan,
-        metrics=metrics,
+        options=ServingOptions(metrics=metrics),
     )
     path = pathlib.Path(path)
     with atomic_file(path.parent / "README.md") as temporary:

@@ -1,4 +1,4 @@
-"""FF-k behind the interface of reductions: one model for each width, trained one by one."""
+"""FF-k with the interface of a reduction: one model for each width, trained one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FixedFeatures:
 
     A reduction starts from embeddings; this starts from what the models take, such as images.
     Nothing is shared between the models, and each sees what `train` gives it: training data alone.
-    With `train=lambda dim: slimmed(network, dim).predict` it is a slimmable network.
+    With `train=lambda dim: subnetwork(network, dim).predict` it is a slimmable network.
 
     Args:
         train: function k -> function, inputs (examples, ...) -> embeddings (examples, k). It is

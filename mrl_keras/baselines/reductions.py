@@ -1,4 +1,4 @@
-"""Reductions of fixed embeddings to fewer dims, fitted on training embeddings only."""
+"""Reductions of embeddings, and of a linear classifier, to fewer dims; fitted on training data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Reduction:
     _centre = False
 
     def fit(self, embeddings) -> Reduction:
-        """Learn from training embeddings (examples, d); returns the reduction itself.
+        """Learns from training embeddings (examples, d); returns the reduction itself.
 
         Raises:
-            ValueError: no (examples, d) of finite numbers, or no example.
+            ValueError: another shape than (examples, d), numbers that are not finite, no example.
         """
         embeddings = finite_matrix(embeddings, "embeddings")
         self.width = embeddings.shape[1]
@@ -29,7 +29,7 @@ class Reduction:
         return self
 
     def transform(self, embeddings, dim: int) -> np.ndarray:
-        """Reduce embeddings (examples, d) to (examples, dim), float32.
+        """Reduces embeddings (examples, d) to (examples, dim), float32.
 
         Raises:
             ValueError: not fitted, another width, non-finite numbers, or more dims than there are.
@@ -83,7 +83,7 @@ class SVD(Reduction):
         vectors = np.linalg.svd(embeddings, full_matrices=False)[2]
         largest = np.abs(vectors).argmax(axis=1)
         signs = np.sign(vectors[np.arange(len(vectors)), largest])
-        return (vectors * signs[:, None]).T  # one sign whatever the LAPACK
+        return (vectors * signs[:, None]).T  # one sign with every LAPACK
 
 
 class PCA(SVD):
@@ -141,6 +141,51 @@ class RandomProjection(Reduction):
 
     def _at(self, dim):
         return self.directions[:, :dim] / np.sqrt(dim)
+
+
+class ClassifierSVD(Reduction):
+    """Rank-`dim` approximation of a trained linear classifier (the paper's SVD in Table 1).
+
+        kernel = U S V^T,    logits at dim r = (x U_r) (S_r V_r^T) + bias
+
+    `fit` reads the classifier, which training data made; `transform` gives x U_r.
+
+    >>> svd = ClassifierSVD().fit([[3.0, 0.0], [0.0, 1.0]], bias=[0.0, 0.5])
+    >>> svd.logits([[1.0, 1.0]], dim=1).tolist()
+    [[3.0, 0.5]]
+
+    Source: arXiv 2205.13147, Section 4.1, Table 1.
+    """
+
+    def fit(self, kernel, bias=None) -> ClassifierSVD:
+        """Learns from a classifier.
+
+        Args:
+            kernel: (d, classes), as of `keras.layers.Dense`.
+            bias: (classes,). Default zeros.
+
+        Raises:
+            ValueError: shapes that don't fit, or non-finite numbers.
+        """
+        kernel = finite_matrix(kernel, "kernel")
+        self.width, classes = kernel.shape
+        self.bias = np.zeros(classes) if bias is None else np.asarray(bias, "float64")
+        if self.bias.shape != (classes,) or not np.isfinite(self.bias).all():
+            raise ValueError(
+                f"`bias` must be {classes} finite numbers, one for each class. Received {bias!r}."
+            )
+        self.mean = np.zeros(self.width)
+        self.directions, singular, right = np.linalg.svd(kernel, full_matrices=False)
+        self._classes = singular[:, None] * right
+        return self
+
+    def logits(self, embeddings, dim: int) -> np.ndarray:
+        """Logits (examples, classes) of the classifier of rank `dim`, float32."""
+        self._check_fitted()
+        embeddings = finite_matrix(embeddings, "embeddings", self.width)
+        dim = self._checked_dim(dim)
+        reduced = embeddings @ self.directions[:, :dim]
+        return (reduced @ self._classes[:dim] + self.bias).astype("float32")
 
 
 def finite_matrix(array, name, width=None) -> np.ndarray:

@@ -13,7 +13,7 @@ PAPER_WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 @register
 class Slimmable(keras.layers.Layer):
-    """A convolution or dense layer of which the first channels alone can run.
+    """A convolution or dense layer that can run with its first channels alone.
 
         y = activation(x * W[..., :c, :round(r u)] + b[:round(r u)]),    c channels of x, u units
 
@@ -95,7 +95,7 @@ class Slimmable(keras.layers.Layer):
     def _units(self, width):
         full = self.layer.units if isinstance(self.layer, keras.layers.Dense) else None
         full = full or self.layer.filters
-        return slim(full, width) if self.slim_outputs else full
+        return _channels(full, width) if self.slim_outputs else full
 
     def get_config(self):
         return {
@@ -107,22 +107,6 @@ class Slimmable(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**revived(config, "layer", keras.saving.deserialize_keras_object))
-
-
-def slim(channels: int, width: float) -> int:
-    """round(width * channels), at least one.
-
-    >>> slim(64, 0.25)
-    16
-
-    Raises:
-        ValueError: a width that is not above 0 and at most 1, or that leaves no channel.
-    """
-    if not 0.0 < width <= 1.0:
-        raise ValueError(f"A width must be above 0 and at most 1. Received {width!r}.")
-    if round(width * channels) < 1:
-        raise ValueError(f"The width {width} leaves none of {channels} channels.")
-    return round(width * channels)
 
 
 def slimmable_dims(width: int, widths=PAPER_WIDTHS) -> NestingDims:
@@ -140,7 +124,7 @@ def slimmable_dims(width: int, widths=PAPER_WIDTHS) -> NestingDims:
     """
     if not len(widths) or widths[-1] != 1.0:
         raise ValueError(f"`widths` must end at 1, the whole network. Received {widths!r}.")
-    return NestingDims([slim(width, one) for one in widths], width=width)
+    return NestingDims([_channels(width, one) for one in widths], width=width)
 
 
 def slimmable_classifier(backbone, units, widths=PAPER_WIDTHS):
@@ -152,8 +136,8 @@ def slimmable_classifier(backbone, units, widths=PAPER_WIDTHS):
     statistics differ. The classifier reads the embedding of each width with the first rows of one
     kernel. Training with `MatryoshkaLoss` sums the losses of all widths, as the source does.
 
-    What a smaller width computes is no prefix of what a larger one computes: each needs a forward
-    pass of its own, of about r^2 of the multiplications. `slimmed` gives that pass alone.
+    The embedding of a smaller width is not a prefix of a larger one's: each width needs a forward
+    pass of its own, of about r^2 of the multiplications. `subnetwork` gives one width's pass.
 
     Args:
         backbone: `keras.Model`, images -> (batch, d), with one input, of `Conv2D`, `Dense`,
@@ -198,7 +182,7 @@ def slimmable_classifier(backbone, units, widths=PAPER_WIDTHS):
     return keras.Model(images, ops.stack(logits, axis=1), name=f"{backbone.name}_slimmable")
 
 
-def slimmed(model, dim: int):
+def subnetwork(model, dim: int):
     """The network of one width alone, sharing its weights with the `slimmable_classifier`.
 
     Args:
@@ -216,6 +200,15 @@ def slimmed(model, dim: int):
     if name not in known:
         raise ValueError(f"The model has the embeddings {known}. Received dim={dim!r}.")
     return keras.Model(model.input, model.get_layer(name).output, name=f"{model.name}_{dim}")
+
+
+def _channels(full: int, width: float) -> int:
+    """round(width * full), at least one."""
+    if not 0.0 < width <= 1.0:
+        raise ValueError(f"A width must be above 0 and at most 1. Received {width!r}.")
+    if round(width * full) < 1:
+        raise ValueError(f"The width {width} leaves none of {full} channels.")
+    return round(width * full)
 
 
 def _inputs(operation, values):

@@ -1,10 +1,12 @@
-"""The cascade inside a graph: rows that are confident leave before wider prefixes are computed."""
+"""The cascade as a Keras layer: only rows that are not confident yet go on to wider prefixes.
+
+TensorFlow is imported when the layer runs, so that other backends can import this package.
+"""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from mrl_keras.cascade.policy import CascadePolicy
 from mrl_keras.registry import register, revived
@@ -42,7 +44,7 @@ class AdaptiveClassifier(keras.layers.Layer):
         dim; its neighbours are untouched.
 
     Raises:
-        ValueError: another Keras backend than TensorFlow, a classifier that is no
+        ValueError: another Keras backend than TensorFlow, a classifier other than
             `MatryoshkaDense`, dims that it cannot evaluate, or inputs that are too narrow.
 
     Example:
@@ -51,7 +53,7 @@ class AdaptiveClassifier(keras.layers.Layer):
     >>> head = MatryoshkaDense(units=10, nesting_dims=[4, 8, 16])
     >>> adaptive = AdaptiveClassifier(head, CascadePolicy([4, 8, 16], thresholds=[0.4, 0.3]))
     >>> answer = adaptive(np.zeros((3, 16), "float32"))
-    >>> answer["dim"].numpy().tolist()  # all classes are equally likely, so nobody is confident
+    >>> answer["dim"].numpy().tolist()  # equally likely classes: no prefix is confident
     [16, 16, 16]
 
     Source: arXiv 2205.13147, Section 4.2.1.
@@ -87,17 +89,22 @@ class AdaptiveClassifier(keras.layers.Layer):
 
         The first is the batch; the sum of these counts times the dims is the work that was done.
         """
-        inputs = tf.convert_to_tensor(inputs)
+        inputs = keras.ops.convert_to_tensor(inputs)
         if not self.built:
             self.build(inputs.shape)
         return self._answers(inputs)[1]
 
     def _answers(self, embedding):
+        import tensorflow as tf
+
         rows, logits = tf.range(tf.shape(embedding)[0]), None
         done, counts, last = [], [], len(self.policy.dims) - 1
         for place, dim in enumerate(self.policy.dims):
             counts.append(tf.size(rows))
-            logits = self._prefix_logits(embedding, rows, logits, place)
+            start = self.policy.dims[place - 1] if place and self.classifier.efficient else 0
+            # Columns first: all steps together copy the embedding about once (MRL-E) or twice.
+            x = embedding[:, start:dim]
+            logits = self._prefix_logits(tf.gather(x, rows) if place else x, logits, start, dim)
             best, probability = _confidence(logits, self.policy.temperatures[place])
             if place == last:
                 done.append((rows, best, probability, tf.fill(tf.shape(rows), dim)))
@@ -114,14 +121,8 @@ class AdaptiveClassifier(keras.layers.Layer):
         answer = {n: tf.gather(part, back) for n, part in zip(names, answers, strict=True)}
         return answer, tf.stack(counts)
 
-    def _prefix_logits(self, embedding, rows, logits, place):
-        """Logits of some rows at one prefix; `logits` are those of the prefix before."""
-        dim = self.policy.dims[place]
-        start = self.policy.dims[place - 1] if place and self.classifier.efficient else 0
-        # Columns first: over all steps this copies the embedding about once (MRL-E), or twice.
-        x = embedding[:, start:dim]
-        if place:
-            x = tf.gather(x, rows)
+    def _prefix_logits(self, x, logits, start, dim):
+        """Logits at the prefix `dim`, from its columns after `start` and the logits at `start`."""
         if not self.classifier.efficient:
             return self.classifier.prefix_logits(x, dim)
         block = self.classifier.block_logits(x, start, dim)
@@ -152,6 +153,8 @@ def _confidence(logits, temperature):
 
     The largest of softmax(z / T) is 1 / sum(exp((z - max z) / T)).
     """
+    import tensorflow as tf
+
     logits = tf.cast(logits, tf.float32)
     powers = tf.exp((logits - tf.reduce_max(logits, axis=-1, keepdims=True)) / temperature)
     probability = 1.0 / tf.reduce_sum(powers, axis=-1)

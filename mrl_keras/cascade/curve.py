@@ -2,21 +2,85 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from mrl_keras.cascade.greedy import calibrate_temperatures, checked_grid, greedy_thresholds
-from mrl_keras.cascade.joint import most_accurate
-from mrl_keras.cascade.outcomes import check_labelled, prefix_confidence
+from mrl_keras.cascade.greedy import calibrate_temperatures, greedy_thresholds, threshold_grid
+from mrl_keras.cascade.joint import most_accurate_thresholds
+from mrl_keras.cascade.logits import check_labelled, prefix_confidence
 from mrl_keras.cascade.policy import stop_costs, stops
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_file
 
 POLICIES = ("greedy", "joint")
 _MEASURES = ("accuracy", "expected_dim", "cumulative_dim", "prefix_accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveOptions:
+    """Which policies `cascade_curve` compares, on which splits.
+
+    Args:
+        policies: which of "greedy" (`learn_thresholds`) and "joint" (`optimize_thresholds`).
+            Default both.
+        splits: int from 2. Default 30, the paper's.
+        held_out: float between 0 and 1, the fraction of the examples that thresholds are learned
+            on. Default 0.2, the paper's 10,000 of 50,000.
+        seed: int, of the splits. Default 0.
+        cost: "last" or "cumulative", the dims that "joint" keeps within. Default "last".
+        grid: floats from 0 to 1, the thresholds to try. Default None, the authors' 100 values.
+        calibrate: bool, learn temperatures on each held-out part too; then confidences are
+            computed for every split. Default False.
+
+    Raises:
+        ValueError: an unknown policy or cost, or a value outside its range.
+
+    Example:
+
+    >>> CurveOptions(policies=["greedy"], seed=1).splits
+    30
+    """
+
+    policies: Sequence[str] = POLICIES
+    splits: int = 30
+    held_out: float = 0.2
+    seed: int = 0
+    cost: str = "last"
+    grid: Sequence[float] | None = None
+    calibrate: bool = False
+
+    def __post_init__(self):
+        unknown = [policy for policy in self.policies if policy not in POLICIES]
+        if isinstance(self.policies, str) or unknown or not len(self.policies):
+            raise ValueError(
+                f"`policies` must be a sequence of some of {list(POLICIES)}. "
+                f"Received {self.policies!r}."
+            )
+        whole_number(self.splits, "`splits`", least=2)
+        whole_number(self.seed, "`seed`", least=0)
+        stop_costs((), self.cost)
+        threshold_grid(self.grid)
+        try:
+            inside = 0.0 < float(self.held_out) < 1.0
+        except (TypeError, ValueError):
+            inside = False
+        if not inside:
+            raise ValueError(f"`held_out` must lie between 0 and 1. Received {self.held_out!r}.")
+
+    def held_out_count(self, examples: int) -> int:
+        """How many of the examples thresholds are learned on.
+
+        Raises:
+            ValueError: a part of the split is empty.
+        """
+        count = round(float(self.held_out) * examples)
+        if count in (0, examples):
+            raise ValueError(
+                f"A split of {examples} examples with `held_out` {self.held_out:g} leaves one part "
+                "empty. Give more examples, or another fraction."
+            )
+        return count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,18 +113,7 @@ class CurveRow:
         return row
 
 
-def cascade_curve(
-    logits,
-    labels,
-    dims,
-    policies: Sequence[str] = POLICIES,
-    splits: int = 30,
-    held_out: float = 0.2,
-    seed: int = 0,
-    cost: str = "last",
-    grid=None,
-    calibrate: bool = False,
-) -> list[CurveRow]:
+def cascade_curve(logits, labels, dims, options: CurveOptions | None = None) -> list[CurveRow]:
     """Adaptive classification at every early stop, on random splits into held-out and test part.
 
     In each split the thresholds are learned on the held-out part, and accuracy and expected dims
@@ -74,65 +127,58 @@ def cascade_curve(
         logits: (examples, prefixes, classes) or (views, examples, prefixes, classes).
         labels: ints (examples,).
         dims: `NestingDims` or ints, the prefixes on the prefix axis.
-        policies: which of "greedy" (`learn_thresholds`) and "joint" (`optimize_thresholds`).
-            Default both.
-        splits: int from 2. Default 30, the paper's.
-        held_out: float between 0 and 1, the fraction of the examples that thresholds are learned
-            on. Default 0.2, the paper's 10,000 of 50,000.
-        seed: int, of the splits. Default 0.
-        cost: "last" or "cumulative", the dims that "joint" keeps within. Default "last".
-        grid: floats from 0 to 1, the thresholds to try. Default None, the authors' 100 values.
-        calibrate: bool, learn temperatures on each held-out part too; then confidences are
-            computed for every split. Default False.
+        options: `CurveOptions`. Default None, the paper's 30 splits for both policies.
 
     Returns:
         `CurveRow`s: the policies one after the other, each with dims ascending.
+        `mrl_keras.files.write_csv(path, [row.summary() for row in rows])` writes them as a table.
 
     Raises:
-        ValueError: as `learn_thresholds`; an unknown policy; a part of the split that is empty.
+        ValueError: as `learn_thresholds`, or a part of the split that is empty.
 
     Example:
 
     >>> logits = np.log([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.2, 0.8]]] * 10)
-    >>> rows = cascade_curve(logits, [0, 1] * 10, dims=[8, 16], policies=["greedy"], seed=1)
+    >>> options = CurveOptions(policies=["greedy"], seed=1)
+    >>> rows = cascade_curve(logits, [0, 1] * 10, dims=[8, 16], options=options)
     >>> [(row.dim, round(row.summary()["accuracy"], 2)) for row in rows]
     [(8, 0.51), (16, 1.0)]
 
     Source: arXiv 2205.13147, Section 4.2.1, Appendix D.1, Table 3, Figure 6.
     """
+    options = options or CurveOptions()
     views, labels, dims = check_labelled(logits, labels, dims)
-    grid, count = checked_grid(grid), _held_out_count(held_out, len(labels))
-    _check_policies(policies)
-    rng = np.random.default_rng(whole_number(seed, "`seed`", least=0))
-    fixed = None if calibrate else prefix_confidence(views, len(dims))
+    count, rng = options.held_out_count(len(labels)), np.random.default_rng(options.seed)
+    fixed = None if options.calibrate else prefix_confidence(views, len(dims))
     # (policies, dims, splits, measures)
-    values = np.empty((len(policies), len(dims), _at_least_two(splits), len(_MEASURES)))
-    for split in range(splits):
+    shape = (len(options.policies), len(dims), options.splits, len(_MEASURES))
+    values = np.empty(shape)
+    for split in range(options.splits):
         order = rng.permutation(len(labels))
         learn, test = order[:count], order[count:]
-        confidence, predictions = fixed or _calibrated(views, labels, dims, learn)
+        confidence, predictions = fixed or _calibrated_confidence(views, labels, dims, learn)
         right = predictions == labels[:, None]
-        cascades = _cascades(confidence[learn], right[learn], dims, policies, grid, cost)
-        for i, policy in enumerate(policies):
+        cascades = _cascades(confidence[learn], right[learn], dims, options)
+        for i, policy in enumerate(options.policies):
             for j, thresholds in enumerate(cascades[policy]):
                 values[i, j, split, :3] = _measure(confidence[test], right[test], dims, thresholds)
         values[:, :, split, 3] = right[test].mean(axis=0)
     return [
         CurveRow(policy, dim, *values[i, j].T)
-        for i, policy in enumerate(policies)
+        for i, policy in enumerate(options.policies)
         for j, dim in enumerate(dims)
     ]
 
 
-def _cascades(confidence, right, dims, policies, grid, cost):
+def _cascades(confidence, right, dims, options):
     """dict from policy to the thresholds of its cascades, one for each early stop."""
-    thresholds = greedy_thresholds(confidence, right, grid)
+    thresholds = greedy_thresholds(confidence, right, threshold_grid(options.grid))
     greedy = [thresholds[:j] for j in range(len(dims))]
     found = {"greedy": greedy}
-    if "joint" in policies:
-        costs = stop_costs(dims, cost)
+    if "joint" in options.policies:
+        costs = stop_costs(dims, options.cost)
         budgets = [costs[stops(confidence[:, : j + 1], greedy[j])].mean() for j in range(len(dims))]
-        found["joint"] = most_accurate(confidence, right, costs, budgets, grid)
+        found["joint"] = most_accurate_thresholds(confidence, right, costs, budgets, options.grid)
     return found
 
 
@@ -143,73 +189,6 @@ def _measure(confidence, right, dims, thresholds):
     return accuracy, *(stop_costs(dims, cost)[place].mean() for cost in ("last", "cumulative"))
 
 
-def _calibrated(views, labels, dims, learn):
+def _calibrated_confidence(views, labels, dims, learn):
     temperatures = calibrate_temperatures(views[:, learn], labels[learn], dims)
     return prefix_confidence(views, len(dims), temperatures)
-
-
-def write_curve(path, rows: Sequence[CurveRow]) -> None:
-    """Writes the summaries of `rows` to `path` as CSV; the file is whole or absent."""
-    if not rows:
-        raise ValueError("`rows` must hold at least one row. Received none.")
-    summaries = [row.summary() for row in rows]
-    with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(summaries[0]))
-        writer.writeheader()
-        writer.writerows(summaries)
-
-
-def flipped_views(predict: Callable, images) -> np.ndarray:
-    """Logits of images and of their mirror images: test-time augmentation by horizontal flip.
-
-    Args:
-        predict: function, images (batch, height, width, channels) -> logits (batch, prefixes,
-            classes), such as `model.predict`.
-        images: (batch, height, width, channels).
-
-    Returns:
-        (2, batch, prefixes, classes), what every function of the cascade takes as `logits`.
-
-    Raises:
-        ValueError: images that are not four-dimensional.
-
-    Example:
-
-    >>> images = np.arange(4.0).reshape(1, 1, 4, 1)
-    >>> flipped_views(lambda batch: batch[:, 0, :2, :], images)[:, 0, :, 0].tolist()
-    [[0.0, 1.0], [3.0, 2.0]]
-    """
-    images = np.asarray(images)
-    if images.ndim != 4:
-        raise ValueError(
-            f"`images` must be (batch, height, width, channels). Received shape {images.shape}."
-        )
-    return np.stack([np.asarray(predict(images)), np.asarray(predict(images[:, :, ::-1]))])
-
-
-def _held_out_count(held_out, examples):
-    try:
-        fraction = float(held_out)
-    except (TypeError, ValueError):
-        fraction = -1.0
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"`held_out` must lie between 0 and 1. Received {held_out!r}.")
-    count = round(fraction * examples)
-    if count in (0, examples):
-        raise ValueError(
-            f"A split of {examples} examples with `held_out` {fraction:g} leaves one part empty. "
-            "Give more examples, or another fraction."
-        )
-    return count
-
-
-def _at_least_two(splits):
-    return whole_number(splits, "`splits`", least=2)
-
-
-def _check_policies(policies):
-    unknown = [policy for policy in policies if policy not in POLICIES]
-    if isinstance(policies, str) or unknown or not len(policies):
-        raise ValueError(
-            f"`policies` must be a sequence of some of {list(POLICIES)}. Received {policies!r}."
-        )

@@ -1,10 +1,11 @@
-"""The paper's thresholds, one step at a time, and temperatures, both from held-out data."""
+"""The paper's greedy thresholds, and calibrated temperatures, from held-out logits."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import optimize
 
-from mrl_keras.cascade.outcomes import check_labelled, prefix_confidence, softmax
+from mrl_keras.cascade.logits import check_labelled, prefix_confidence, softmax
 from mrl_keras.cascade.policy import CascadePolicy
 
 PAPER_GRID = tuple(np.linspace(0.1, 1.0, 100).tolist())
@@ -49,7 +50,7 @@ def learn_thresholds(logits, labels, dims, grid=None, temperatures=None) -> Casc
     """
     views, labels, dims = check_labelled(logits, labels, dims)
     confidence, predictions = prefix_confidence(views, len(dims), temperatures)
-    thresholds = greedy_thresholds(confidence, predictions == labels[:, None], checked_grid(grid))
+    thresholds = greedy_thresholds(confidence, predictions == labels[:, None], threshold_grid(grid))
     return CascadePolicy(dims, thresholds, () if temperatures is None else temperatures)
 
 
@@ -80,8 +81,8 @@ def _right_by_threshold(confidence, right, grid):
     return right[:, 1].sum() + by_count[::-1].cumsum()[::-1][1:]
 
 
-def checked_grid(grid) -> np.ndarray:
-    """`grid` ascending, without repeats; the authors' for None."""
+def threshold_grid(grid) -> np.ndarray:
+    """The values of `grid` in ascending order, without repeats; the authors' grid for None."""
     try:
         values = np.unique(np.asarray(PAPER_GRID if grid is None else grid, "float64"))
     except (TypeError, ValueError):
@@ -94,9 +95,9 @@ def checked_grid(grid) -> np.ndarray:
 def calibrate_temperatures(logits, labels, dims) -> tuple[float, ...]:
     """The temperature of every prefix that makes held-out labels most likely.
 
-    Minimises the mean of -log softmax(logits_m / T_m)[label]. In 1 / T this is convex, so that
-    Newton's method, kept between brackets, finds the one minimum. Temperatures lie from 0.05 to
-    20; the lower end is reached where a prefix is always right.
+    Minimises the mean of -log softmax(logits_m / T_m)[label]. This is convex in 1 / T, so the
+    minimum is where the slope is 0. Temperatures lie from 0.05 to 20; a prefix that is always
+    right gets the lower end.
 
     Args:
         logits: (examples, prefixes, classes) or (views, examples, prefixes, classes); each view
@@ -126,24 +127,18 @@ def calibrate_temperatures(logits, labels, dims) -> tuple[float, ...]:
     )
 
 
-def _temperature(logits, labels, steps=60, tolerance=1e-6):
+def _temperature(logits, labels):
+    """1 over the root of the loss's slope in 1 / T, which ascends."""
     logits = np.asarray(logits, "float64")
     logits = logits - logits.max(axis=-1, keepdims=True)
     chosen = logits[np.arange(len(labels)), labels].mean()
-    low, high = 1.0 / TEMPERATURE_RANGE[1], 1.0 / TEMPERATURE_RANGE[0]
-    inverse, moved = 1.0, high
-    for _ in range(steps):
-        probability = softmax(inverse * logits)
-        mean = (probability * logits).sum(axis=-1)
-        slope = mean.mean() - chosen
-        curvature = ((probability * logits**2).sum(axis=-1) - mean**2).mean()
-        low, high = (low, inverse) if slope > 0.0 else (inverse, high)
-        following = inverse - slope / curvature if curvature > 0.0 else -1.0
-        # Newton's steps creep where the likelihood is flat; unless they shrink, halve the bracket.
-        if not low < following < high or abs(following - inverse) > moved / 2:
-            following = (low + high) / 2
-        moved = abs(following - inverse)
-        inverse = following
-        if moved <= tolerance * inverse:
-            break
-    return float(1.0 / inverse)
+
+    def slope(inverse):
+        return (softmax(inverse * logits) * logits).sum(axis=-1).mean() - chosen
+
+    lowest, highest = TEMPERATURE_RANGE
+    if slope(1.0 / lowest) <= 0.0:
+        return lowest
+    if slope(1.0 / highest) >= 0.0:
+        return highest
+    return float(1.0 / optimize.brentq(slope, 1.0 / highest, 1.0 / lowest, rtol=1e-7))

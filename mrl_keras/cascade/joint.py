@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from mrl_keras.cascade.budget import spend_budget
-from mrl_keras.cascade.greedy import checked_grid, greedy_thresholds
-from mrl_keras.cascade.outcomes import check_labelled, prefix_confidence
-from mrl_keras.cascade.policy import CascadePolicy, accuracy_and_cost, stop_costs
+from mrl_keras.cascade.greedy import greedy_thresholds, threshold_grid
+from mrl_keras.cascade.logits import check_labelled, prefix_confidence
+from mrl_keras.cascade.policy import CascadePolicy, accuracy_and_cost, stop_costs, stops
 
 _PRICES, _SWEEPS = 40, 20
 
@@ -62,9 +62,9 @@ def optimize_thresholds(
     dims, outcomes = _outcomes(logits, labels, dims, cost, temperatures)
     if expected_dim is None:
         confidence, right, costs = outcomes
-        greedy = greedy_thresholds(confidence, right, checked_grid(None))
+        greedy = greedy_thresholds(confidence, right, threshold_grid(None))
         expected_dim = accuracy_and_cost(confidence, right, costs, greedy)[1]
-    (thresholds,) = most_accurate(*outcomes, [expected_dim], grid)
+    (thresholds,) = most_accurate_thresholds(*outcomes, [expected_dim], grid)
     return CascadePolicy(dims, thresholds, () if temperatures is None else temperatures)
 
 
@@ -119,7 +119,7 @@ def best_within(front, expected_dim):
     return [point for point in front if point[-1] <= budget + 1e-9][-1]
 
 
-def most_accurate(confidence, right, costs, budgets, grid=None):
+def most_accurate_thresholds(confidence, right, costs, budgets, grid=None):
     """The thresholds found for each budget.
 
     Args:
@@ -131,7 +131,7 @@ def most_accurate(confidence, right, costs, budgets, grid=None):
     grid = _with_zero(grid)
     front = _front_of(confidence, right, costs, grid)
     return [
-        spend_budget(confidence, right, costs, best_within(front, budget)[0], float(budget), grid)
+        _spend_budget(confidence, right, costs, best_within(front, budget)[0], float(budget), grid)
         for budget in budgets
     ]
 
@@ -139,7 +139,7 @@ def most_accurate(confidence, right, costs, budgets, grid=None):
 def _front_of(confidence, right, costs, grid):
     """The front over arrays: a list of (thresholds, accuracy, expected dim), dims ascending."""
     steps = len(costs) - 1
-    greedy = greedy_thresholds(confidence, right, checked_grid(None))
+    greedy = greedy_thresholds(confidence, right, threshold_grid(None))
     # Early stopping at each prefix: a threshold of 0 lets nothing pass.
     starts = [tuple(greedy[:j] + [0.0] * (steps - j)) for j in range(steps + 1)]
     starts += [(0.0,) * j + tuple(greedy[j:]) for j in range(1, steps)]
@@ -155,7 +155,7 @@ def _front_of(confidence, right, costs, grid):
 
 
 def _with_zero(grid):
-    return np.union1d([0.0], checked_grid(grid))
+    return np.union1d([0.0], threshold_grid(grid))
 
 
 def _ascend(above, confidence, right, prices, thresholds, grid):
@@ -202,3 +202,69 @@ def _front(seen):
         if not front or accuracy > front[-1][1]:
             front.append((thresholds, accuracy, dim))
     return front
+
+
+def _spend_budget(confidence, right, costs, thresholds, budget, grid) -> tuple[float, ...]:
+    """Moves any two thresholds to the best pair of values within the budget, until none gains.
+
+    Every pair of the grid's values is tried, so with two thresholds or one the result is the most
+    accurate of all on the grid.
+
+    Args:
+        confidence, right: (examples, prefixes), right as bools.
+        costs: floats (prefixes,), what an answer of each prefix costs.
+        thresholds: floats (prefixes - 1,), to start from, within the budget.
+        budget: float, the most that an example may cost on average.
+        grid: floats, ascending, the values to try.
+
+    Returns:
+        The thresholds. On these examples they are at least as accurate as those given, and
+        within the budget; at equal accuracy they do not cost more.
+    """
+    thresholds, examples = np.append(thresholds, 0.0), len(right)  # the last prefix asks for none
+    above = np.searchsorted(grid, confidence, side="left")  # grid[m] passes for m < above
+    reached = accuracy_and_cost(confidence, right, costs, thresholds[:-1])
+    # A single threshold is paired with the last prefix, whose value changes nothing.
+    places = range(min(max(2, len(costs) - 1), len(costs)))
+    for _ in range(_SWEEPS):
+        before = reached
+        for pair in itertools.combinations(places, 2):
+            earned, spent = _of_all_values(confidence, above, right, costs, thresholds, pair, grid)
+            within = spent <= budget * examples + 1e-6
+            best = np.lexsort((spent.ravel(), np.where(within, -earned, 1.0).ravel()))[0]
+            found = earned.flat[best] / examples, spent.flat[best] / examples
+            if within.flat[best] and (found[0], -found[1]) > (reached[0], -reached[1]):
+                reached = found
+                thresholds[list(pair)] = grid[list(np.unravel_index(best, earned.shape))]
+        if reached == before:
+            break
+    return tuple(map(float, thresholds[:-1]))
+
+
+def _of_all_values(confidence, above, right, costs, thresholds, pair, grid):
+    """(examples right, dims spent), each (values of the first, of the second), of a pair.
+
+    An example stops at the pair's first prefix where its confidence is above the first value; else
+    at the second where it is above that; else where the other thresholds let it stop, `late`. One
+    that stops earlier than a prefix of the pair counts as never above its value.
+    """
+    others = thresholds.copy()
+    others[list(pair)] = np.inf
+    late = stops(confidence, others[:-1])
+    rows, values = np.arange(len(late)), len(grid) + 1
+    at_first, at_second = (np.where(late < place, 0, above[:, place]) for place in pair)
+    both = at_first * values + at_second
+
+    def totals(of_first, of_second, of_late):
+        by_first = np.bincount(at_first, of_first - of_late, values)
+        by_both = np.bincount(both, of_second - of_late, values * values).reshape(values, values)
+        stopped_first = by_first.sum() - by_first.cumsum()
+        stopped_second = by_both.cumsum(axis=0)
+        stopped_second = stopped_second.sum(axis=1, keepdims=True) - stopped_second.cumsum(axis=1)
+        return of_late.sum() + stopped_first[:-1, None] + stopped_second[:-1, :-1]
+
+    right = right.astype("float64")
+    return (
+        totals(*(right[:, place] for place in pair), right[rows, late]),
+        totals(*costs[list(pair)], costs[late]),
+    )

@@ -1,4 +1,4 @@
-"""What a cascade does with an example: which prefixes it asks, and when it stops."""
+"""`CascadePolicy`: which prefixes a cascade asks, and when it stops."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrl_keras.cascade.outcomes import prefix_confidence
-from mrl_keras.files import atomic_file
+from mrl_keras.cascade.logits import prefix_confidence
+from mrl_keras.files import write_json
 from mrl_keras.nesting import NestingDims
 
 
@@ -120,8 +120,7 @@ class CascadePolicy:
 
     def save(self, path) -> None:
         """Writes the policy as JSON; the file is whole or absent."""
-        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self.to_dict(), file, indent=2)
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path) -> CascadePolicy:
@@ -131,7 +130,7 @@ class CascadePolicy:
 
 
 def stops(confidence, thresholds) -> np.ndarray:
-    """Where each example stops: ints (examples,), positions on the prefix axis.
+    """Where each example stops: ints (examples,), places on the prefix axis.
 
     Args:
         confidence: (examples, prefixes).

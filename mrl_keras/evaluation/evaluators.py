@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from mrl_keras.cascade import cascade_curve
+from mrl_keras.cascade import CurveOptions, cascade_curve
 from mrl_keras.evaluation.analysis.disagreement import (
     class_accuracy,
     class_trends,
@@ -189,15 +189,13 @@ class Cascade:
     calibrate: bool = False
 
     def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        rows = cascade_curve(
-            outputs.test,
-            outputs.labels,
-            outputs.dims,
+        options = CurveOptions(
             splits=self.splits,
             held_out=self.held_out,
             seed=outputs.seed,
             calibrate=self.calibrate,
         )
+        rows = cascade_curve(outputs.test, outputs.labels, outputs.dims, options)
         for row in rows:
             for name, value in row.summary().items():
                 if name not in ("policy", "dim", "splits"):

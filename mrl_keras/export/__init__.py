@@ -2,8 +2,9 @@
 
 ```python
 path = export_saved_model(
-    "saved_models/digits", encoder=encoder, nesting_dims=dims, classifier=head, index=index,
-    plan=SearchPlan.adaptive(shortlist_dim=8, shortlist=100, rerank_dim=64), twin=True,
+    "saved_models/digits", encoder, classifier=head, index=index,
+    plan=SearchPlan.adaptive(shortlist_dim=8, shortlist=100, rerank_dim=64),
+    options=ServingOptions(twin=True),
 )                                       # saved_models/digits/1, saved_models/digits_plain/1
 write_models_config("saved_models", base_path="/models")
 answer = load("saved_models/digits").signatures["retrieve"](images)
@@ -12,21 +13,20 @@ answer = load("saved_models/digits").signatures["retrieve"](images)
 What a server needs to know:
 
 - **Custom ops.** A ScaNN shortlist needs a server that links ScaNN's ops, of the versions that the
-  manifest names, on a CPU with AVX2 and FMA; the stock TF Serving image has none, and refuses to
-  load the model. The twin runs anywhere: it opens the same leaves and scores them exactly, for
-  more time per query. A model that takes raw text (`mrl_keras.models.BertTokens`) needs a server
-  that links tensorflow-text's ops; `custom_ops` in the manifest then names TFText, and a twin needs
-  them, too.
-- **Which signature.** `retrieve` and `retrieve_embeddings` take nothing optional. Their `_dynamic`
-  variants take `k`, `shortlist` and `leaves`; over gRPC a server fills in those that are left out,
-  over REST all must be sent. Their `_batch` variants take one number for each row, and are the
-  ones to use where a server merges requests into batches.
-- **Empty slots** hold id "" or -1, index -1 and the lowest float32, never NaN or infinity, which
-  are not JSON. A query with NaN or infinity gets only empty slots; its neighbours are untouched.
+  manifest names, on a CPU with AVX2 and FMA; the stock TF Serving image lacks them and refuses to
+  load the model. The twin runs anywhere: it opens the same leaves and scores them exactly, which
+  takes longer. A model that takes raw text (`mrl_keras.models.BertTokens`) needs a server that
+  links tensorflow-text's ops, and so does its twin; `custom_ops` in the manifest then names TFText.
+- **Which signature.** `retrieve` and `retrieve_embeddings` have no optional inputs. Their
+  `_dynamic` variants take `k`, `shortlist` and `leaves`; over gRPC a server fills in those that
+  are left out, over REST all must be sent. Their `_batch` variants take one number for each row:
+  use these where a server merges requests into batches.
+- **Empty slots** hold id "" or -1, index -1 and the lowest float32, since JSON has no NaN or
+  infinity. A query with NaN or infinity gets only empty slots; its neighbours are untouched.
 - **Versions.** The index cannot grow in place: export the next version. A server holds the old and
   the new one while it swaps them, so plan for twice the memory.
-- **Loading and saving again** a model with a ScaNN shortlist does not work: its parts are gone once
-  the searcher is built. Export again instead.
+- **Saving a loaded model again** fails where it has a ScaNN shortlist: the parts are freed once the
+  searcher is built. Export again instead.
 """
 
 from mrl_keras.export.loading import load

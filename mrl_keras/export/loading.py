@@ -6,19 +6,20 @@ import importlib.metadata
 
 import tensorflow as tf
 
-from mrl_keras.export.manifest import CUSTOM_OPS, load_manifest
+from mrl_keras.export.custom_ops import OP_LIBRARIES
+from mrl_keras.export.manifest import load_manifest
 from mrl_keras.export.versions import version_directory
 
 # Ops are tied to the minor version of the library that defines them; a patch may differ.
-_CHECKED = ("tensorflow", *CUSTOM_OPS.values())
+_CHECKED = ("tensorflow", *(library.name for library in OP_LIBRARIES.values()))
 
 
 def load(path: str, check_versions: bool = True):
     """Loads a model that `export_saved_model` wrote, with the custom ops it needs.
 
-    In a process without this package, the same is: `from scann.scann_ops.py import scann_ops`
-    where the manifest's `custom_ops` names Scann, `import tensorflow_text` where it names TFText,
-    then `tf.saved_model.load(path)`.
+    In a process without this package, do the same with
+    `from scann.scann_ops.py import scann_ops` where the manifest's `custom_ops` names Scann,
+    `import tensorflow_text` where it names TFText, then `tf.saved_model.load(path)`.
 
     Args:
         path: a version's folder NAME/VERSION, or NAME for its highest version.
@@ -27,8 +28,8 @@ def load(path: str, check_versions: bool = True):
 
     Returns:
         The loaded object; `loaded.signatures["retrieve"](inputs)` answers a batch. A signature
-        takes its inputs by name where it has several, and all of them: this way of loading does
-        not fill in the defaults that a server fills in.
+        with several inputs takes them by name. It needs all of them: only a server fills in
+        defaults.
 
     Raises:
         ValueError: no such model, or a library of another version.
@@ -43,10 +44,9 @@ def load(path: str, check_versions: bool = True):
     directory, manifest = version_directory(path), load_manifest(path)
     if check_versions:
         _check_versions(manifest)
-    if "Scann" in manifest["custom_ops"]:
-        _import_scann_ops(manifest)
-    if "TFText" in manifest["custom_ops"]:
-        _import_text_ops(manifest)
+    for package, library in OP_LIBRARIES.items():
+        if package in manifest["custom_ops"]:
+            library.import_ops(manifest["name"])
     return tf.saved_model.load(directory)
 
 
@@ -69,24 +69,3 @@ def _check_versions(manifest):
 
 def _minor(version):
     return version.split(".")[:2]
-
-
-def _import_scann_ops(manifest):
-    try:
-        from scann.scann_ops.py import scann_ops  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"The model {manifest['name']!r} searches with ScaNN's ops, which are not installed. "
-            'Install them with: pip install "mrl_keras[retrieval]". A twin that was exported with '
-            "`twin=True` needs no such ops."
-        ) from error
-
-
-def _import_text_ops(manifest):
-    try:
-        import tensorflow_text  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"The model {manifest['name']!r} reads text with tensorflow-text's ops, which are not "
-            'installed. Install them with: pip install "mrl_keras[models]".'
-        ) from error

@@ -1,4 +1,4 @@
-"""assets.extra/manifest.json: what an exported model is, readable without TensorFlow."""
+"""assets.extra/manifest.json, the description of an exported model."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ import json
 import os
 import platform
 
+from mrl_keras.export.custom_ops import OP_LIBRARIES
 from mrl_keras.export.versions import version_directory
-from mrl_keras.files import read_manifest
+from mrl_keras.files import read_manifest, write_text
 from mrl_keras.version import __version__
 
 FORMAT_VERSION = 1
 EXTRA = "assets.extra"
 _NAME = "manifest.json"
 
-CUSTOM_OPS = {"Scann": "scann", "TFText": "tensorflow-text"}
-"""Which library has the custom ops of which package, as a manifest's `custom_ops` names them."""
-
 
 def library_versions(custom_ops) -> dict[str, str]:
     """The versions of the libraries that made the model, by their import names."""
     versions = {"python": platform.python_version(), "mrl_keras": __version__}
     names = ["tensorflow", "keras", "numpy"]
-    names += [CUSTOM_OPS[package] for package in custom_ops if package in CUSTOM_OPS]
+    names += [OP_LIBRARIES[package].name for package in custom_ops if package in OP_LIBRARIES]
     return versions | {name: importlib.metadata.version(name) for name in names}
 
 
-def describe_index(index, plan, search, bounds) -> dict:
-    """The manifest's part on nested retrieval."""
-    shortlist = None
+def describe_index(index, search, bounds) -> dict:
+    """The manifest's part on nested retrieval: the index, and what its `NestedSearch` does."""
+    plan, shortlist = search.plan, None
     if index.shortlist is not None and plan.shortlist_dim == index.shortlist.dim:
         shortlist = {"dim": index.shortlist.dim, **index.shortlist.parameters.to_dict()}
     return {
@@ -57,19 +55,17 @@ def write_manifest(directory: str, content: dict) -> None:
     Raises:
         ValueError: a value that JSON does not hold, such as NaN.
     """
-    os.makedirs(os.path.join(directory, EXTRA), exist_ok=True)
     try:
         text = json.dumps(content, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"The manifest must hold finite numbers, strings, lists and dicts only: {error}."
         ) from error
-    with open(os.path.join(directory, EXTRA, _NAME), "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+    write_text(os.path.join(directory, EXTRA, _NAME), text + "\n")
 
 
 def plain_numbers(values):
-    """`values` with NumPy numbers as Python's and dict keys as strings, for JSON."""
+    """`values` for JSON: NumPy numbers become Python's, and dict keys strings."""
     if isinstance(values, dict):
         return {str(key): plain_numbers(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):

@@ -1,9 +1,9 @@
-"""What an export may be told beyond the model and the index: bounds, warm-up, input shapes."""
+"""What an export may be told beyond the model and the index."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mrl_keras.checks import whole_number
@@ -11,9 +11,26 @@ from mrl_keras.checks import whole_number
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """Bounds and shapes of an exported model.
+    """Further signatures, versions, metrics and bounds of an exported model.
 
     Args:
+        heads: mapping from further signature names to functions (Keras layers, usually) of the
+            embedding, each giving a tensor or a dict of tensors. Defaults to none.
+        encoders: mapping from further signature names to encoders of raw inputs of their own into
+            the same space: the towers of a dual encoder,
+            `{"embed_image": image_tower, "embed_text": text_tower}`, one of which is the exported
+            `encoder`. Each gives `embedding` (batch, d). Defaults to none.
+        functions: mapping from further signature names to functions (Keras models, usually) of the
+            encoder's raw inputs, for what does not follow from the embedding, each giving a tensor
+            or a dict of tensors. Defaults to none.
+        version: int, the version to write. Defaults to `None`, one above the highest.
+        metrics: mapping for the manifest, such as `{"top1": {8: 0.91, 64: 0.95}}`. Defaults to
+            none.
+        twin: bool, whether to write the same signatures without custom ops as a second model,
+            `directory` + "_plain", with the same version: for servers that do not link ScaNN. It
+            searches the leaves of the same tree exactly. A model whose shortlists are exact needs
+            none of ScaNN's ops, and gets no twin. Custom ops of the encoder itself, such as those
+            of `BertTokens`, are in both. Defaults to `False`.
         max_k: int, the most rows that one request may ask for. Raised to the plan's `k` where
             that is larger. Defaults to 1,000.
         max_shortlist: int, the longest shortlist that one request may ask for. Raised to the
@@ -33,6 +50,12 @@ class ServingOptions:
     10000
     """
 
+    heads: Mapping[str, Callable] = field(default_factory=dict)
+    encoders: Mapping[str, Any] = field(default_factory=dict)
+    functions: Mapping[str, Callable] = field(default_factory=dict)
+    version: int | None = None
+    metrics: Mapping = field(default_factory=dict)
+    twin: bool = False
     max_k: int = 1_000
     max_shortlist: int = 10_000
     warmup_batch_sizes: tuple[int, ...] = (1, 32)
@@ -42,11 +65,11 @@ class ServingOptions:
         sizes = tuple(
             whole_number(size, "Each of `warmup_batch_sizes`") for size in self.warmup_batch_sizes
         )
-        object.__setattr__(self, "max_k", whole_number(self.max_k, "`max_k`"))
-        object.__setattr__(
-            self, "max_shortlist", whole_number(self.max_shortlist, "`max_shortlist`")
-        )
         object.__setattr__(self, "warmup_batch_sizes", sizes)
+        for name in ("max_k", "max_shortlist"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), f"`{name}`"))
+        if self.version is not None:
+            object.__setattr__(self, "version", whole_number(self.version, "`version`"))
 
     def bounds(self, plan) -> tuple[int, int]:
         """(most k, most shortlist) for a `SearchPlan`, whose own numbers are always allowed."""

@@ -1,4 +1,4 @@
-"""Where a server looks: NAME/VERSION/ folders, and the models.config that lists them."""
+"""The NAME/VERSION/ folders that a server reads, and the models.config that lists them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_file
+from mrl_keras.files import write_text
 
 MODEL_FILE = "saved_model.pb"
 
@@ -14,7 +14,7 @@ MODEL_FILE = "saved_model.pb"
 def model_versions(directory: str) -> tuple[int, ...]:
     """The versions under `directory`, ascending: every child whose name is an integer.
 
-    That is how TF Serving reads the folder, so a child such as `.tmp-3` is no version.
+    TF Serving reads the folder the same way, so it passes over a child such as `.tmp-3`.
     """
     if not os.path.isdir(directory):
         return ()
@@ -138,10 +138,8 @@ def write_models_config(
     >>> os.path.basename(write_models_config(folder, base_path="/models"))
     'models.config'
     """
-    text = models_config(directory, base_path, labels)
     path = os.path.join(directory, "models.config")
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    write_text(path, models_config(directory, base_path, labels))
     return path
 
 

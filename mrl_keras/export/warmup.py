@@ -1,8 +1,8 @@
 """assets.extra/tf_serving_warmup_requests: requests that TF Serving sends to itself on loading.
 
 They build each signature's executor before the first user waits for it. The file is a TFRecord of
-`tensorflow.serving.PredictionLog` messages, which are encoded here field by field, so that
-exporting needs no tensorflow-serving-api.
+`tensorflow.serving.PredictionLog` messages. They are encoded here field by field, so that
+tensorflow-serving-api need not be installed.
 """
 
 from __future__ import annotations

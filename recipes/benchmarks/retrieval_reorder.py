@@ -75,7 +75,7 @@ def exports(options, rows, folder):
             plan = SearchPlan(dims_of, sizes, leaves=options.leaves)
             path = export_saved_model(
                 os.path.join(folder, f"{way}_{sizes[0]}"),
-                encoder=encoder, nesting_dims=dims, index=index, plan=plan,
+                encoder, index=index, plan=plan,
             )  # fmt: skip
             found[plan, way] = ExportedModel(path)
     return found

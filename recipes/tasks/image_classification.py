@@ -184,13 +184,13 @@ class Task:
         if self.config.head == "slimmable":
             raise ValueError(
                 "A slimmable network has no prefixes to serve: each width's embedding is another. "
-                "Give `mrl_keras.baselines.slimmed(model, dim).export` a folder instead."
+                "Give `mrl_keras.baselines.subnetwork(model, dim).export` a folder instead."
             )
         return export_saved_model(
             directory,
-            encoder=encoder_of(model, self.config.jit_compile),
-            classifier=model.get_layer("head"),
+            encoder_of(model, self.config.jit_compile),
             nesting_dims=self.dims,
+            classifier=model.get_layer("head"),
         )
 
     def _batches(self, images, split, batch_size):

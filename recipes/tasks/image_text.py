@@ -46,7 +46,7 @@ from mrl_keras.data import (
 )
 from mrl_keras.data.image_text.pipeline import texts_of
 from mrl_keras.evaluation import pair_recall, prompts, zero_shot_accuracy
-from mrl_keras.export import export_saved_model
+from mrl_keras.export import ServingOptions, export_saved_model
 from mrl_keras.models import (
     BertTokens,
     GlobalSymmetricContrastive,
@@ -204,11 +204,10 @@ class Task:
         )  # fmt: skip
         return export_saved_model(
             directory,
-            encoder=encoder,
-            nesting_dims=dims,
-            encoders={"embed_text": encoder, "embed_image": image},
+            encoder,
             index=NestedIndex.build(self.embed_images(image, test.images), dims, ids=ids),
             plan=plan,
+            options=ServingOptions(encoders={"embed_text": encoder, "embed_image": image}),
         )
 
     def text_encoder(self, text_tower):

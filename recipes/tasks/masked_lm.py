@@ -48,7 +48,7 @@ from mrl_keras.data import (
     text_set,
     token_rows,
 )
-from mrl_keras.export import export_saved_model
+from mrl_keras.export import ServingOptions, export_saved_model
 from mrl_keras.models import (
     BertTokens,
     GardenBert,
@@ -186,9 +186,9 @@ class Task:
         filler = mask_filler(model, tokens, most, config.export.pieces, self.trained_dims)
         return export_saved_model(
             directory,
-            encoder=masked_lm_embedder(model, tokens, self.trained_dims.width),
-            functions={"fill_mask": filler},
+            masked_lm_embedder(model, tokens, self.trained_dims.width),
             nesting_dims=self.trained_dims,
+            options=ServingOptions(functions={"fill_mask": filler}),
         )
 
     @functools.cached_property

@@ -156,9 +156,7 @@ class Task:
 
     def export(self, model, directory):
         """Writes `directory`/VERSION, a SavedModel with `embed` from raw strings."""
-        return export_saved_model(
-            directory, encoder=self.text_encoder(model), nesting_dims=self.dims
-        )
+        return export_saved_model(directory, self.text_encoder(model), nesting_dims=self.dims)
 
     def text_encoder(self, model):
         """Raw strings (batch,) -> the embedding (batch, d)."""

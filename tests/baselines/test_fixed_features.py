@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mrl_keras import MatryoshkaLoss
-from mrl_keras.baselines import FixedFeatures, slimmable_classifier, slimmed
+from mrl_keras.baselines import FixedFeatures, slimmable_classifier, subnetwork
 from mrl_keras.evaluation import knn_accuracy
 from mrl_keras.models import image_backbone, image_classifier
 
@@ -22,7 +22,7 @@ def test_models_are_trained_one_by_one_and_share_nothing():
         backbone = image_backbone("small_resnet", (8, 8, 3), width=dim, filters=(4,))
         model = image_classifier(backbone, 3, [dim])
         inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(0.02), loss=MatryoshkaLoss(inner))
+        model.compile(keras.optimizers.Adam(0.02), loss=MatryoshkaLoss(inner), jit_compile=False)
         model.fit(IMAGES, LABELS, batch_size=24, epochs=10, verbose=0)
         trained.append((dim, model))
         return lambda images: backbone.predict(images, verbose=0)
@@ -41,7 +41,7 @@ def test_models_are_trained_one_by_one_and_share_nothing():
 def test_a_slimmable_network_has_the_same_interface():
     backbone = image_backbone("small_resnet", (8, 8, 3), width=8, filters=(4, 8))
     network = slimmable_classifier(backbone, 3, (0.5, 1.0))
-    baseline = FixedFeatures(lambda dim: slimmed(network, dim).predict_on_batch).fit([4, 8])
+    baseline = FixedFeatures(lambda dim: subnetwork(network, dim).predict_on_batch).fit([4, 8])
     assert [baseline.transform(IMAGES, dim).shape for dim in (4, 8)] == [(24, 4), (24, 8)]
 
 

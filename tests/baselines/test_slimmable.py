@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mrl_keras import MatryoshkaLoss
-from mrl_keras.baselines import Slimmable, slimmable_classifier, slimmable_dims, slimmed
+from mrl_keras.baselines import Slimmable, slimmable_classifier, slimmable_dims, subnetwork
 from mrl_keras.models import image_backbone
 from tests.support.contracts import as_numpy, run_layer_contract, save_and_load
 
@@ -68,11 +68,11 @@ def test_full_width_is_the_backbone_and_each_width_runs_alone(name, options):
         elif layer.weights:
             model.get_layer(layer.name).layer.set_weights(layer.get_weights())
     np.testing.assert_allclose(
-        as_numpy(slimmed(model, width)(IMAGES)), as_numpy(backbone(IMAGES)), atol=1e-4
+        as_numpy(subnetwork(model, width)(IMAGES)), as_numpy(backbone(IMAGES)), atol=1e-4
     )
     logits, head = as_numpy(model(IMAGES)), model.get_layer("head").layer
     for i, dim in enumerate(dims):
-        alone = slimmed(model, dim)
+        alone = subnetwork(model, dim)
         embedding = as_numpy(alone(IMAGES))
         assert embedding.shape == (6, dim)
         expected = embedding @ as_numpy(head.kernel)[:dim] + as_numpy(head.bias)
@@ -81,10 +81,11 @@ def test_full_width_is_the_backbone_and_each_width_runs_alone(name, options):
         assert all(x.name.endswith(f"_at_{round(100 * WIDTHS[i])}") for x in normal)
 
 
-def test_trains_compiled_and_survives_saving():
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_trains_and_survives_saving(compiled):
     model = classifier()
     inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss=MatryoshkaLoss(inner), jit_compile=True)
+    model.compile("sgd", loss=MatryoshkaLoss(inner), jit_compile=compiled)
     model.fit(IMAGES, LABELS, batch_size=6, epochs=2, verbose=0)
     statistics = [w for w in model.non_trainable_weights if "moving_mean" in w.path]
     assert len(statistics) == 6 * len(WIDTHS)
@@ -92,7 +93,7 @@ def test_trains_compiled_and_survives_saving():
     revived = save_and_load(model)
     expected = model.predict(IMAGES, verbose=0)
     np.testing.assert_array_equal(revived.predict(IMAGES, verbose=0), expected)
-    assert slimmed(revived, 2)(IMAGES).shape == (6, 2)
+    assert subnetwork(revived, 2)(IMAGES).shape == (6, 2)
 
 
 def test_weights_are_shared_but_for_batch_normalisation():
@@ -121,7 +122,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"at most 2 channels.*\(1, 3\)"):
         layer(np.ones((1, 3), "float32"))
     with pytest.raises(ValueError, match=r"embedding_at_2.*Received dim=3"):
-        slimmed(classifier(), 3)
+        subnetwork(classifier(), 3)
     images = keras.Input((8, 8, 3))
     depthwise = keras.layers.DepthwiseConv2D(3)(images)
     pooled = keras.layers.GlobalAveragePooling2D()(depthwise)

@@ -1,5 +1,7 @@
 """What a cascade does, one example and one threshold at a time."""
 
+import functools
+
 import numpy as np
 
 
@@ -10,15 +12,25 @@ def softmax(row):
 
 def decide(logits, thresholds, temperatures=None):
     """[(class, probability, place)] of (examples, prefixes, classes) logits."""
+    array = np.asarray(logits)
+    temperatures = (1.0,) * array.shape[1] if temperatures is None else tuple(temperatures)
     answers = []
-    for example in logits:
-        for place, row in enumerate(example):
-            probability = softmax(row / (1.0 if temperatures is None else temperatures[place]))
-            last = place == len(example) - 1
-            if last or probability.max() > thresholds[place]:
-                answers.append((probability.argmax(), probability.max(), place))
+    for example in _outcomes(array.tobytes(), array.dtype.str, array.shape, temperatures):
+        for place, (best, probability) in enumerate(example):
+            if place == len(example) - 1 or probability > thresholds[place]:
+                answers.append((best, probability, place))
                 break
     return answers
+
+
+@functools.lru_cache(maxsize=8)
+def _outcomes(values, dtype, shape, temperatures):
+    """[[(class, probability) of each prefix] of each example]; many thresholds share them."""
+    found = []
+    for example in np.frombuffer(values, dtype).reshape(shape):
+        rows = [softmax(row / t) for row, t in zip(example, temperatures, strict=True)]
+        found.append([(row.argmax(), row.max()) for row in rows])
+    return found
 
 
 def greedy(logits, labels, grid):

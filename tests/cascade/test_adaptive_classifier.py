@@ -1,6 +1,9 @@
 """The layer gives the array side's answers, and leaves out the work."""
 
+import importlib.util
 import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -202,3 +205,12 @@ def test_refused_inputs_and_classifiers(head, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="TensorFlow backend.*'jax'"):
         AdaptiveClassifier(head, POLICY)
+
+
+@pytest.mark.backends
+def test_another_backend_imports_the_package_without_tensorflow():
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip('jax is not installed: pip install -e ".[backends]"')
+    code = "import sys, mrl_keras.cascade; sys.exit('tensorflow' in sys.modules)"
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -7,13 +7,13 @@ import pytest
 
 from mrl_keras.cascade import (
     CascadePolicy,
-    best_within,
     calibrate_temperatures,
     learn_thresholds,
     optimize_thresholds,
     threshold_front,
 )
 from mrl_keras.cascade.greedy import PAPER_GRID
+from mrl_keras.cascade.joint import best_within
 from tests.cascade import oracle
 
 DIMS = [2, 4, 8, 16]

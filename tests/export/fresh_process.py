@@ -66,7 +66,7 @@ def by_loader(path, queries, plan):
             first = threads if first is None else first
             growth.append(threads - first)
     before = status("VmRSS")
-    for _ in range(10):
+    for _ in range(5):
         for fn in model.signatures.values():
             fn(**example(fn, queries, plan))
     answer = model.signatures[RETRIEVE](embedding=tf.constant(queries))
@@ -112,7 +112,7 @@ def by_session(path, queries):
     }
 
 
-def race(path, queries, plan, threads=8, rounds=3):
+def race(path, queries, plan, threads=8, rounds=2):
     """ids of first requests that arrive at once."""
     answers = []
     for _ in range(rounds):
@@ -151,18 +151,27 @@ def two_indexes(path, queries):
     return {name: ids.astype(str).tolist() for name, ids in answers.items()}
 
 
+def adaptive(path, raw):
+    """What `classify_adaptive` answers."""
+    signature = tf.saved_model.load(path).signatures["classify_adaptive"]
+    answer = signature(raw=tf.constant(raw, tf.float32))
+    return {name: value.numpy().tolist() for name, value in answer.items()}
+
+
 def main(cases_file, answers_file):
     with open(cases_file) as file:
         cases = json.load(file)
     queries, plan = np.array(cases["queries"], "float32"), cases["plan"]
     models = cases["models"]
-    answers = {
-        "unknown": {name: unknown_ops(path) for name, path in models.items()},
-        "alone": by_loader(models["plain"], queries, plan)["ids"],
-    }
+    answers = {"unknown": {name: unknown_ops(path) for name, path in models.items()}}
+    by_name = {"plain": by_loader(models["plain"], queries, plan)}
     load_op_library()
+    for name in ("first", "second"):
+        by_name[name] = by_loader(models[name], queries, plan)
     answers |= {
-        "loader": {name: by_loader(path, queries, plan) for name, path in models.items()},
+        "before_ops": by_name["plain"]["ids"],
+        "loader": by_name,
+        "cascades": {name: adaptive(*case) for name, case in cases["cascades"].items()},
         "session": {name: by_session(path, queries) for name, path in models.items()},
         "race": race(models["first"], queries, plan),
         "two": two_indexes(cases["two_indexes"], queries),

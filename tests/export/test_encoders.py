@@ -1,13 +1,19 @@
-"""Further encoders of raw inputs of their own: the towers of a dual encoder."""
+"""Further encoders of raw inputs of their own, as of a dual encoder, over an exact index."""
+
+import os
+import types
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from mrl_keras.export import export_saved_model, load, load_manifest
+from mrl_keras.export import ServingOptions, export_saved_model, load, load_manifest
+from mrl_keras.export.warmup import FILE_NAME
 from mrl_keras.retrieval import NestedIndex, SearchPlan
 
 RNG = np.random.default_rng(0)
+PLAN = SearchPlan((8,), k=3)
 
 
 def tower(name, width):
@@ -15,30 +21,51 @@ def tower(name, width):
     return keras.Model(inputs, keras.layers.Dense(8)(inputs))
 
 
-def test_each_encoder_has_its_signature(tmp_path):
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """An export of two towers with an index over the images, loaded."""
+    base = tmp_path_factory.mktemp("towers")
     words, pixels = tower("words", 4), tower("pixels", 6)
     images = RNG.standard_normal((30, 6)).astype("float32")
     rows = pixels.predict(images, verbose=0)
+    index = NestedIndex.build(rows, [4, 8])
     path = export_saved_model(
-        tmp_path / "model",
-        encoder=words,
-        encoders={"embed_text": words, "embed_image": pixels},
-        nesting_dims=[4, 8],
-        index=NestedIndex.build(rows, [4, 8]),
-        plan=SearchPlan((4, 8), (30,), k=3),
+        base / "model",
+        words,
+        index=index,
+        plan=PLAN,
+        options=ServingOptions(
+            encoders={"embed_text": words, "embed_image": pixels}, twin=True, warmup_batch_sizes=()
+        ),
     )
-    manifest, served = load_manifest(path), load(path)
+    served = load(path)
+    return types.SimpleNamespace(
+        base=base, path=path, served=served, words=words, images=images, rows=rows, index=index
+    )
+
+
+def test_each_encoder_has_its_signature(towers):
+    manifest, served = load_manifest(towers.path), towers.served
     assert manifest["encoders"] == ["embed_image", "embed_text"]
     assert manifest["signatures"]["embed_image"] == {"pixels": ["float32", [None, 6]]}
     assert manifest["normalization"]["embed_image"] is None
     texts = RNG.standard_normal((5, 4)).astype("float32")
     found = served.signatures["embed_text"](words=texts)["embedding"]
-    np.testing.assert_allclose(found, words.predict(texts, verbose=0), atol=1e-5)
-    again = served.signatures["embed_image"](pixels=images)["embedding"]
-    np.testing.assert_allclose(again, rows, atol=1e-5)
+    np.testing.assert_allclose(found, towers.words.predict(texts, verbose=0), atol=1e-5)
+    again = served.signatures["embed_image"](pixels=towers.images)["embedding"]
+    np.testing.assert_allclose(again, towers.rows, atol=1e-5)
     nearest = served.signatures["retrieve"](words=texts)["indices"].numpy()[:, 0]
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found.numpy(), rows)]
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found.numpy(), towers.rows)]
     np.testing.assert_array_equal(nearest, (unit[0] @ unit[1].T).argmax(axis=1))
+
+
+def test_an_exact_model_needs_no_custom_op_and_no_twin(towers):
+    assert os.listdir(towers.base) == ["model"]
+    assert load_manifest(towers.path)["custom_ops"] == []
+    assert not os.path.exists(os.path.join(towers.path, "assets.extra", FILE_NAME))
+    queries = RNG.standard_normal((40, 8)).astype("float32")
+    found = towers.served.signatures["retrieve_embeddings"](embedding=tf.constant(queries))
+    np.testing.assert_array_equal(found["ids"], towers.index.search(queries, PLAN).ids)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +84,8 @@ def test_errors(encoders, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_saved_model(
             tmp_path / "model",
-            encoder=tower("words", 4),
-            encoders=encoders,
+            tower("words", 4),
             nesting_dims=[8],
-            heads=heads,
+            options=ServingOptions(encoders=encoders, heads=heads),
         )
     assert not (tmp_path / "model").exists() or not list((tmp_path / "model").iterdir())

@@ -1,5 +1,7 @@
 """All leaves and a shortlist of all rows: every searcher is brute force, the export included."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl_keras.export import ServingOptions, export_saved_model, load
+from mrl_keras.export.graph.search import NestedSearch
+from mrl_keras.export.graph.shortlists import ExactShortlist, ScannShortlist
 from mrl_keras.models import RetrievalModel
 from mrl_keras.retrieval import (
     SearchPlan,
@@ -35,7 +39,7 @@ def plan_of(k, dims=(8, 16, 32)):
 
 @pytest.fixture(scope="module")
 def searchers(tmp_path_factory):
-    """{name: function of queries and k -> (scores, positions)}."""
+    """{name: function of queries and k -> (scores, indices)}."""
     folder, encoder = tmp_path_factory.mktemp("exact"), identity()
     indexes = {
         "exact": cases.index(scann=False, ids=False, rows=ROWS),
@@ -53,12 +57,10 @@ def searchers(tmp_path_factory):
         found[f"index, {name}"] = lambda q, k, index=index: _pair(index.search(q, plan_of(k)))
         path = export_saved_model(
             str(folder / name.split()[0] / "m"),
-            encoder=encoder,
-            nesting_dims=cases.DIMS,
+            encoder,
             index=index,
             plan=plan_of(7),
-            twin=name == "scann",
-            options=OPTIONS,
+            options=dataclasses.replace(OPTIONS, twin=name == "scann"),
         )
         found[f"export, {name}"] = _served(path)
     found["twin"] = _served(str(folder / "scann" / "m_plain"))
@@ -105,12 +107,7 @@ def test_what_tuning_picks_is_exported_as_it_is(tmp_path):
     index = cases.index(scann=False, ids=False, rows=ROWS)
     picked = tune(index, cases.queries(30), options=TuningOptions("recall@5", 0.05))
     path = export_saved_model(
-        str(tmp_path / "m"),
-        encoder=identity(),
-        nesting_dims=cases.DIMS,
-        index=index,
-        plan=picked.best,
-        options=OPTIONS,
+        str(tmp_path / "m"), identity(), index=index, plan=picked.best, options=OPTIONS
     )
     model = load(path)
     served = model.signatures["retrieve"](vectors=tf.constant(cases.queries(9)))
@@ -128,15 +125,10 @@ def test_the_variables_on_disk_weigh_what_the_formula_says(tmp_path, storage, ki
         storage=storage,
         reorder_dim=16 if kind == "reordering scann" else None,
     )
-    path = export_saved_model(
-        str(tmp_path / "m"),
-        encoder=identity(),
-        nesting_dims=cases.DIMS,
-        index=index,
-        plan=cases.PLAN,
-        options=OPTIONS,
-    )
-    (written,) = (tmp_path / "m" / "1" / "variables").glob("variables.data-*")
+    shortlist_class = ExactShortlist if kind == "exact" else ScannShortlist
+    search = NestedSearch(index, cases.PLAN, shortlist_class)
+    tf.train.Checkpoint(search=search).write(str(tmp_path / "variables"))
+    (written,) = tmp_path.glob("variables.data-*")
     ends = {"exact": (8, 16, 32), "scann": (16, 32), "reordering scann": (32,)}[kind]
     formula = index_bytes(
         len(index), ends, "export", storage,
@@ -145,4 +137,3 @@ def test_the_variables_on_disk_weigh_what_the_formula_says(tmp_path, storage, ki
     )  # fmt: skip
     # The rest is the empty row of each table, the tree's centres and the code book.
     assert formula < written.stat().st_size < formula + 8_000
-    assert path == str(tmp_path / "m" / "1")

@@ -1,72 +1,12 @@
 """Processes that know neither this package nor scann's Python get the in-memory answers."""
 
-import json
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
-from mrl_keras.export.graph.search import NestedSearch
-from mrl_keras.export.graph.shortlists import ScannShortlist
 from tests.export import cases
 
-HERE = pathlib.Path(__file__).parent
+pytestmark = pytest.mark.slow  # the process imports TensorFlow and loads every model
 QUERIES = cases.queries(20)
-
-
-def tensor_names(path):
-    """The graph's names of what `retrieve_embeddings` takes and gives."""
-    saved = saved_model_pb2.SavedModel.FromString(
-        (pathlib.Path(path) / "saved_model.pb").read_bytes()
-    )
-    signature = saved.meta_graphs[0].signature_def["retrieve_embeddings"]
-    return {k: v.name for part in (signature.inputs, signature.outputs) for k, v in part.items()}
-
-
-def run(script, folder, content):
-    """The JSON that `script` makes of `content`, in a process of its own."""
-    (folder / "cases.json").write_text(json.dumps(content))
-    command = [sys.executable, str(HERE / script), "cases.json", "answers.json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "answers.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def content(exported, tmp_path_factory):
-    models = {"first": exported.path, "second": exported.second, "plain": exported.plain}
-    both = tf.Module()
-    both.searches = [
-        NestedSearch(index, cases.PLAN, ScannShortlist(index, cases.PLAN))
-        for index in (exported.index, exported.second_index)
-    ]
-
-    def signature(search):
-        def retrieve(embedding):
-            return search.search(embedding, 7, 60, 6)
-
-        spec = tf.TensorSpec([None, 32], tf.float32, name="embedding")
-        return tf.function(retrieve, input_signature=[spec])
-
-    two = str(tmp_path_factory.mktemp("two") / "1")
-    signatures = dict(zip(("first", "second"), map(signature, both.searches), strict=True))
-    tf.saved_model.save(both, two, signatures=signatures)
-    return {
-        "queries": QUERIES.tolist(),
-        "plan": {"k": 7, "shortlist": 60, "leaves": 6},
-        "models": models,
-        "two_indexes": two,
-        "tensors": {name: tensor_names(path) for name, path in models.items()},
-    }
-
-
-@pytest.fixture(scope="module")
-def fresh(content, tmp_path_factory):
-    return run("fresh_process.py", tmp_path_factory.mktemp("fresh"), content)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +30,9 @@ def test_the_twin_answers_alike_by_both_loaders(fresh, expected):
 
 
 def test_the_twin_needs_tensorflow_alone(fresh):
-    """Answered before the process knew ScaNN's ops, and no op of its graph is a custom one."""
-    assert fresh["alone"] == fresh["loader"]["plain"]["ids"]
+    """It answered before the process knew ScaNN's ops, and its graph has no custom op."""
+    assert np.shape(fresh["before_ops"]) == (20, 7)
+    assert fresh["before_ops"] == fresh["session"]["plain"]["ids"]
     assert fresh["unknown"]["plain"] == []
     assert fresh["unknown"]["first"] == ["Scann>ScannSearchBatched", "Scann>TensorsToScann"]
 
@@ -125,7 +66,7 @@ def test_two_indexes_in_one_model_do_not_mix(fresh, expected):
 
 
 def test_first_requests_at_once_get_the_same_answers(fresh, expected):
-    assert len(fresh["race"]) == 3 * 8
+    assert len(fresh["race"]) == 2 * 8
     assert all(answer == expected["first"].ids.tolist() for answer in fresh["race"])
 
 
@@ -138,8 +79,8 @@ def test_requests_build_nothing(fresh, name):
     assert found["grown_kib"] < 30_000
 
 
-def test_the_c_api_gives_the_same(content, expected, tmp_path):
-    answers = run("c_api_client.py", tmp_path, content)
+def test_the_c_api_gives_the_same(run_script, expected):
+    answers = run_script("c_api_client.py")
     assert answers["python_tensorflow"] is False
     for name in ("first", "second"):
         np.testing.assert_array_equal(answers[name]["indices"], expected[name].indices)

@@ -64,8 +64,7 @@ def assert_same(found, expected):
 def test_the_answers_are_those_of_the_export(model, tmp_path):
     path = export_saved_model(
         str(tmp_path / "tiny"),
-        encoder=model.encoder,
-        nesting_dims=DIMS,
+        model.encoder,
         index=model.index,
         plan=PLAN,
         options=ServingOptions(warmup_batch_sizes=()),

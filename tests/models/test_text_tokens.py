@@ -47,7 +47,7 @@ def test_a_keras_file_and_an_export_take_raw_text(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(tf.constant(TEXTS)), expected)
-    path = export_saved_model(tmp_path / "exported", encoder=model, nesting_dims=[2, 4])
+    path = export_saved_model(tmp_path / "exported", model, nesting_dims=[2, 4])
     manifest = load_manifest(path)
     assert manifest["custom_ops"] == ["TFText"]
     assert "tensorflow-text" in manifest["libraries"]

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
 import tensorflow as tf
 
+from mrl_keras.export.graph.inputs import RawInputs
 from mrl_keras.export.graph.shortlists import unit_rows
 
 _NUMBERS = ("k", "shortlist", "leaves")
 _TrackableResource = tf.saved_model.experimental.TrackableResource
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedParts:
+    """What a model serves besides retrieval.
+
+    Args:
+        inputs: `RawInputs` of the encoder.
+        heads: dict from signature names to functions of the embedding.
+        encoders: dict from signature names to the `RawInputs` of further encoders.
+        functions: dict from signature names to functions of the raw inputs.
+        layers: Keras layers whose state the functions use.
+    """
+
+    inputs: RawInputs
+    heads: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    encoders: Mapping[str, RawInputs] = dataclasses.field(default_factory=dict)
+    functions: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    layers: Sequence = ()
 
 
 class ServingModule(tf.Module):
@@ -28,73 +51,54 @@ class ServingModule(tf.Module):
     | `retrieve_embeddings`, `_dynamic`, `_batch` | `embedding` instead of raw inputs | the same |
     | `serving_default` | as `retrieve`, or `embed` without an index | |
 
-    `retrieve` and `retrieve_embeddings` have no optional inputs on purpose: they work with TF
-    Serving's batching and its REST API, and after `tf.saved_model.load`, none of which handles
-    optional inputs. Optional inputs are clamped into their bounds, never refused.
+    `retrieve` and `retrieve_embeddings` have no optional inputs, because TF Serving's batching, its
+    REST API and `tf.saved_model.load` do not handle them. Optional inputs are clamped into their
+    bounds, never refused.
 
     Args:
-        inputs: `RawInputs` of the encoder.
-        width: int, the embedding width d.
-        layers: Keras layers whose state the functions use.
-        classify: `None` or a function embedding -> (batch, classes) logits.
-        heads: dict from signature names to functions of the embedding.
-        functions: dict from signature names to functions of the raw inputs.
+        parts: `ServedParts`.
         search: `None` or a `NestedSearch`.
         bounds: (most k, most shortlist), the limits of the optional inputs.
-        encoders: dict from signature names to the `RawInputs` of further encoders.
 
     Attributes:
         signatures_by_name: dict from names to the `tf.function` of each signature.
     """
 
-    def __init__(
-        self,
-        inputs,
-        width,
-        layers,
-        classify=None,
-        heads=None,
-        functions=None,
-        search=None,
-        bounds=None,
-        encoders=None,
-    ):
+    def __init__(self, parts, search=None, bounds=None):
         super().__init__(name="serving")
-        self._inputs, self._width, self._bounds = inputs, width, bounds
+        self._inputs, self._width, self._bounds = parts.inputs, parts.inputs.width, bounds
         self.nested_search = search
-        self.resources = [resource for layer in layers for resource in _resources(layer)]
-        self._encode, self._encoders = inputs.encode, encoders or {}
-        self.signatures_by_name = self._signatures(classify, heads or {}, functions or {})
+        self.resources = [resource for layer in parts.layers for resource in _resources(layer)]
+        self._encode = parts.inputs.encode
+        self.signatures_by_name = self._signatures(parts)
         # What the functions read, and not the optimizer that a compiled encoder carries.
         traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
         self.state = list({id(v): v for fn in traced for v in fn.variables}.values())
 
-    def _signatures(self, classify, heads, functions):
+    def _signatures(self, parts):
         raw, embedding = dict(self._inputs.specs), {"embedding": _spec([None, self._width])}
         made = {
             "embed": _function(raw, lambda inputs: {"embedding": self._encode(inputs)}),
             "embed_dim": _function(raw, self._embed_dim, {"dim": self._width}),
             "embed_dim_batch": _function(raw, self._embed_dim_batch, ["dim"]),
         }
-        if classify is not None:
-            heads = {"classify": lambda given: _classes(classify(given)), **heads}
-        for name, own in self._encoders.items():
-            made[name] = _function(dict(own.specs), _on_embedding(own.encode, _embedding))
-        for name, head in heads.items():
-            made[name] = _function(raw, _on_embedding(self._encode, head))
-        for name, function in functions.items():
-            made[name] = _function(raw, _on_embedding(self._inputs.packed, function))
+        for name, own in parts.encoders.items():
+            made[name] = _function(dict(own.specs), _chain(own.encode, _embedding))
+        for name, head in parts.heads.items():
+            made[name] = _function(raw, _chain(self._encode, head))
+        for name, function in parts.functions.items():
+            made[name] = _function(raw, _chain(self._inputs.pack, function))
         if self.nested_search is not None:
             for name, specs, encode in (
                 ("retrieve", raw, self._encode),
                 ("retrieve_embeddings", embedding, lambda inputs: inputs["embedding"]),
             ):
-                made[name] = _function(specs, _on_embedding(encode, self._retrieve))
+                made[name] = _function(specs, _chain(encode, self._retrieve))
                 made[f"{name}_dynamic"] = _function(
-                    specs, _on_embedding(encode, self._retrieve_dynamic), self._default_numbers()
+                    specs, _chain(encode, self._retrieve_dynamic), self._default_numbers()
                 )
                 made[f"{name}_batch"] = _function(
-                    specs, _on_embedding(encode, self._retrieve_batch), list(_NUMBERS)
+                    specs, _chain(encode, self._retrieve_batch), list(_NUMBERS)
                 )
         return {**made, "serving_default": made.get("retrieve", made["embed"])}
 
@@ -174,7 +178,7 @@ def _function(inputs, compute, numbers=()):
     return tf.function(function, input_signature=specs)
 
 
-def _on_embedding(encode, head):
+def _chain(encode, head):
     return lambda inputs, *numbers: head(encode(inputs), *numbers)
 
 
@@ -182,7 +186,8 @@ def _embedding(embedding):
     return {"embedding": embedding}
 
 
-def _classes(logits):
+def class_outputs(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What `classify` serves of logits (batch, classes)."""
     logits = tf.cast(logits, tf.float32)
     return {
         "class": tf.argmax(logits, axis=-1, output_type=tf.int64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.export.graph.tables import PrefixTable, array_variable, id_variable
+from mrl_keras.export.graph.tables import PrefixTable, variable_from_array, variable_from_ids
 from mrl_keras.retrieval.arrays import LOWEST_SCORE
 
 _FEW_QUERIES, _MANY_QUERIES = 16, 128
@@ -21,16 +21,18 @@ class NestedSearch(tf.Module):
 
     Args:
         index: `NestedIndex`.
-        plan: `SearchPlan`; its first dim is the prefix that `finder` searches.
-        finder: one of `mrl_keras.export.graph.shortlists`.
+        plan: `SearchPlan`.
+        shortlist_class: one of `mrl_keras.export.graph.shortlists`, which finds the shortlists.
 
     Attributes:
+        finder: the shortlist.
         default_leaves, num_leaves: ints, the leaves that the plan opens and how many there are.
     """
 
-    def __init__(self, index, plan, finder):
+    def __init__(self, index, plan, shortlist_class):
         super().__init__(name="nested_search")
-        self.plan, self.finder = plan, finder
+        self.plan = plan
+        self.finder = finder = shortlist_class(index, plan)
         self.n_rows, self.width = len(index), index.width
         self.num_leaves = finder.num_leaves
         self.default_leaves = min(plan.leaves or finder.default_leaves, finder.num_leaves)
@@ -40,17 +42,17 @@ class NestedSearch(tf.Module):
             PrefixTable(index, low, high, finder.order)
             for low, high in zip(edges, edges[1:], strict=False)
         ]
-        order, self.positions = finder.order, None
-        self.ids = id_variable(index.ids if order is None else index.ids[order])
+        order, self.row_indices = finder.order, None
+        self.ids = variable_from_ids(index.ids if order is None else index.ids[order])
         if order is not None:
-            positions = np.append(order, self.n_rows).astype(np.int32)
-            self.positions = array_variable(positions, "positions")
+            row_indices = np.append(order, self.n_rows).astype(np.int32)
+            self.row_indices = variable_from_array(row_indices, "row_indices")
         embedding = tf.TensorSpec([None, self.width], tf.float32)
         number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
         # A tf.function would run the blocks one after another, because it orders stateful ops and
         # the searcher's lookup counts as one. They only read, so a wrapped graph is safe.
         self._search_many = tf.compat.v1.wrap_function(
-            _on_cpu(self._search_blocks), [embedding, number, number, number, numbers]
+            _place_on_cpu(self._search_blocks), [embedding, number, number, number, numbers]
         )
 
     def search(
@@ -75,22 +77,22 @@ class NestedSearch(tf.Module):
         """
         if row_shortlists is None:
             row_shortlists = tf.fill([tf.shape(embeddings)[0]], shortlist)
-        search = _on_cpu(self._search)
+        search = _place_on_cpu(self._search)
         return search(embeddings, k, shortlist, leaves, row_shortlists)
 
     def _search(self, embeddings, *numbers):
         inputs, (k, shortlist) = (embeddings, *numbers), numbers[:2]
-        slots, scores = tf.cond(
+        scores, slots = tf.cond(
             tf.shape(embeddings)[0] <= tf.minimum(_FEW_QUERIES, self._most_queries(shortlist, k)),
             lambda: self._search_few(*inputs),
             lambda: self._search_many(*inputs),
         )
         if isinstance(k, int):
-            slots, scores = tf.ensure_shape(slots, [None, k]), tf.ensure_shape(scores, [None, k])
-        found, positions = slots < self.n_rows, self._positions(slots)
+            scores, slots = tf.ensure_shape(scores, [None, k]), tf.ensure_shape(slots, [None, k])
+        found, indices = slots < self.n_rows, self._indices(slots)
         return {
             "ids": tf.gather(self.ids, slots),
-            "indices": tf.where(found, tf.cast(positions, tf.int64), -1),
+            "indices": tf.where(found, tf.cast(indices, tf.int64), -1),
             "scores": tf.where(
                 found, tf.clip_by_value(scores, LOWEST_SCORE, -LOWEST_SCORE), LOWEST_SCORE
             ),
@@ -132,23 +134,23 @@ class NestedSearch(tf.Module):
         block = tf.minimum(half, self._most_queries(shortlist, k))
         blocks = (count + block - 1) // block
 
-        def body(number, slots, scores):
+        def body(number, scores, slots):
             part = slice(number * block, (number + 1) * block)
-            search = _on_cpu(self._search_block)
+            search = _place_on_cpu(self._search_block)
             found = search(queries[part], row_shortlists[part], widths, leaves, tf.linalg.matvec)
-            return number + 1, slots.write(number, found[0]), scores.write(number, found[1])
+            return number + 1, scores.write(number, found[0]), slots.write(number, found[1])
 
         arrays = [
             tf.TensorArray(dtype, blocks, infer_shape=False, element_shape=[None, None])
-            for dtype in (tf.int32, tf.float32)
+            for dtype in (tf.float32, tf.int32)
         ]
-        _, slots, scores = tf.while_loop(
+        _, scores, slots = tf.while_loop(
             lambda number, *_: number < blocks,
             body,
             (0, *arrays),
             parallel_iterations=_BLOCKS_AT_ONCE,
         )
-        return slots.concat(), scores.concat()
+        return scores.concat(), slots.concat()
 
     def _search_block(self, queries, row_shortlists, widths, leaves, products):
         squared = tf.reduce_sum(tf.square(queries), axis=1)
@@ -159,32 +161,32 @@ class NestedSearch(tf.Module):
             lambda: (tf.where(finite[:, None], queries, 0.0), tf.where(finite, squared, 0.0)),
         )
         candidates, widths = widths[0], widths[self.finder.reranks :]
-        slots, running, scores = self.finder.find(queries, widths[0], leaves, candidates)
+        scores, running, slots = self.finder.find(queries, widths[0], leaves, candidates)
         counts = tf.where(finite, row_shortlists, 0)
         outside = tf.range(widths[0])[None, :] >= counts[:, None]
         slots = tf.where(outside, self.n_rows, slots)
         if self.tables:
             running = tf.where(outside, float("-inf"), running)
-            slots, scores = self._rerank(queries, slots, running, widths[1:], products)
+            scores, slots = self._rerank(queries, running, slots, widths[1:], products)
         if self._cosine:
             if self.plan.dims[-1] < self.width:
                 squared = tf.reduce_sum(tf.square(queries[:, : self.plan.dims[-1]]), axis=1)
             scores *= tf.math.divide_no_nan(1.0, tf.sqrt(squared))[:, None]
-        return slots, scores
+        return scores, slots
 
-    def _positions(self, slots):
-        """The index's own numbers of the rows in `slots`; the number of rows where one is empty."""
-        return slots if self.positions is None else tf.gather(self.positions, slots)
+    def _indices(self, slots):
+        """The index's own numbers of the rows in `slots`; the number of rows in empty slots."""
+        return slots if self.row_indices is None else tf.gather(self.row_indices, slots)
 
-    def _rerank(self, queries, slots, running, keep, products):
+    def _rerank(self, queries, running, slots, keep, products):
         """Each stage gathers only the dims it adds, and carries the running dot product on."""
         for stage, (table, kept) in enumerate(zip(self.tables, keep, strict=True)):
             last = stage == len(self.tables) - 1
             if last:
-                # In order of position, so that equal scores come out by ascending position.
-                order = tf.math.top_k(-self._positions(slots), tf.shape(slots)[1]).indices
-                slots, running = (
-                    tf.gather(values, order, batch_dims=1) for values in (slots, running)
+                # By ascending index, so that equal scores come out in this order.
+                order = tf.math.top_k(-self._indices(slots), tf.shape(slots)[1]).indices
+                running, slots = (
+                    tf.gather(values, order, batch_dims=1) for values in (running, slots)
                 )
             rows = tf.cast(tf.gather(table.rows, slots), tf.float32)
             running += products(rows, table.query_part(queries))
@@ -196,13 +198,13 @@ class NestedSearch(tf.Module):
             slots = tf.gather(slots, order, batch_dims=1)
             if not last:
                 running = tf.gather(running, order, batch_dims=1)
-        return slots, scores
+        return scores, slots
 
 
-def _on_cpu(compute):
-    """`compute` with its ops on the CPU, where ScaNN's kernels are, whatever else a server has.
+def _place_on_cpu(compute):
+    """`compute` with its ops on the CPU, even where a server has accelerators.
 
-    The database would otherwise fill an accelerator's memory, and cross over for each request.
+    ScaNN's kernels are there, and the database would fill an accelerator's memory.
     """
 
     def computed(*inputs):

@@ -1,17 +1,18 @@
 """Shortlists in the graph: by brute force, by ScaNN, and by ScaNN's partition in plain ops.
 
-Each `find` takes the queries of one block and gives, best first,
+Each class is made from a `NestedIndex` and a `SearchPlan`, whose first dim is the prefix that it
+searches. Its `find` takes the queries of one block and gives, best first,
 
-- slots: int32 (queries, size), row numbers in the finder's `order`; the number of rows N stands in
-  empty slots;
-- running: float32 (queries, size), the dot product over the first `dims_read` dims, which
-  reranks carry on from; minus infinity in empty slots;
 - scores: float32 (queries, size), the score at the shortlist's prefix, before the division by
-  the query's norm; `None` where the finder knows no exact one.
+  the query's norm; `None` where the exact score is not known;
+- running: float32 (queries, size), the dot product over the first `dims_read` dims, to which
+  reranks add; minus infinity in empty slots;
+- slots: int32 (queries, size), row numbers in the shortlist's `order`; the number of rows N stands
+  in empty slots.
 
-A finder whose `reranks` is 1 has done the plan's first rerank as well: from `candidates` rows.
+Where `reranks` is 1, `find` does the plan's first rerank as well, from `candidates` rows.
 
-`order` is an int array (rows,): the rows of the index in the order in which the finder numbers
+`order` is an int array (rows,): the rows of the index in the order in which the shortlist numbers
 them, leaf by leaf, so that the rows of one query lie close together in every table; or `None` for
 the index's own order.
 """
@@ -20,8 +21,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mrl_keras.export.graph.searcher import ScannParts, ScannResource
-from mrl_keras.export.graph.tables import PrefixTable, array_variable
+from mrl_keras.export.graph.scann_resource import ScannParts, ScannResource
+from mrl_keras.export.graph.tables import PrefixTable, variable_from_array
 from mrl_keras.retrieval.scann.rows import SHORTLIST_WEIGHT
 from mrl_keras.retrieval.scann.searcher import scann_ops
 
@@ -36,32 +37,27 @@ def unit_rows(queries: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(queries, tf.norm(queries, axis=-1, keepdims=True))
 
 
-def _scored(table, rows, products):
+def _scores(table, rows, products):
     """Scores of the gathered float32 `rows` from their dot products with the query."""
     norms = table.inverse_norms(rows)
     return products if norms is None else products * norms
 
 
-def _padded(values, size, fill):
+def _pad_columns(values, size, fill):
     missing = tf.maximum(size - tf.shape(values)[1], 0)
     return tf.pad(values, [[0, 0], [0, missing]], constant_values=fill)
 
 
 class ExactShortlist(tf.Module):
-    """Brute force over the prefix `dim`, a chunk of rows at a time.
-
-    Args:
-        index: `NestedIndex`.
-        dim: int, the prefix D_s.
-    """
+    """Brute force over the prefix, a chunk of rows at a time."""
 
     kind, reranks, order = "exact", 0, None
     num_leaves = default_leaves = 1
 
-    def __init__(self, index, dim: int):
+    def __init__(self, index, plan):
         super().__init__(name="exact_shortlist")
-        self.dims_read, self.n_rows = dim, len(index)
-        self.table = PrefixTable(index, 0, dim)
+        self.dims_read, self.n_rows = plan.shortlist_dim, len(index)
+        self.table = PrefixTable(index, 0, plan.shortlist_dim)
         self._chunk = min(_CHUNK_ROWS, max(256, _CHUNK_BYTES // (4 * self.table.rows.shape[1])))
 
     def find(self, queries, size, leaves, candidates=None):
@@ -69,9 +65,9 @@ class ExactShortlist(tf.Module):
         part = self.table.query_part(queries)
         count = tf.shape(queries)[0]
         empty = (
+            tf.fill([count, size], MINUS_INFINITY),
+            tf.fill([count, size], MINUS_INFINITY),
             tf.fill([count, size], self.n_rows),
-            tf.fill([count, size], MINUS_INFINITY),
-            tf.fill([count, size], MINUS_INFINITY),
         )
         shape = tf.TensorShape([None, None])
 
@@ -93,40 +89,38 @@ class ExactShortlist(tf.Module):
         rows = tf.cast(self.table.rows[start:stop], tf.float32)
         products = tf.matmul(part, rows, transpose_b=True)
         scores, slots = tf.math.top_k(
-            _scored(self.table, rows, products), tf.minimum(size, stop - start)
+            _scores(self.table, rows, products), tf.minimum(size, stop - start)
         )
-        found = (start + slots, tf.gather(products, slots, batch_dims=1), scores)
-        slots, running, scores = (tf.concat(both, axis=1) for both in zip(best, found, strict=True))
+        found = (scores, tf.gather(products, slots, batch_dims=1), start + slots)
+        scores, running, slots = (tf.concat(both, axis=1) for both in zip(best, found, strict=True))
         scores, kept = tf.math.top_k(scores, size)
         return (
-            tf.gather(slots, kept, batch_dims=1),
-            tf.gather(running, kept, batch_dims=1),
             scores,
+            tf.gather(running, kept, batch_dims=1),
+            tf.gather(slots, kept, batch_dims=1),
         )
 
 
 class ScannShortlist(tf.Module):
     """ScaNN's own searcher over the L2-normalised prefix; needs its custom ops.
 
-    Args:
-        index: `NestedIndex` with a ScaNN shortlist.
-        plan: optional `SearchPlan`, whose first rerank ScaNN does where it can.
+    The index has a ScaNN shortlist. ScaNN does the plan's first rerank where it can.
     """
 
     kind = "scann"
     dims_read = 0
 
-    def __init__(self, index, plan=None):
+    def __init__(self, index, plan):
         super().__init__(name="scann_shortlist")
         parameters = index.shortlist.parameters
         self.n_rows, self._dim, self._width = len(index), index.shortlist.dim, index.shortlist.width
-        self.reranks = int(plan is not None and index.shortlist.reranks(plan))
+        self.reranks = int(index.shortlist.reranks(plan))
         self.num_leaves, self.default_leaves = parameters.num_leaves, parameters.leaves_to_search
         self.parts = ScannParts(index.shortlist)
         self.order = self.parts.order
         self.searcher = ScannResource(self.parts)
 
-    def _asked(self, queries):
+    def _scann_queries(self, queries):
         prefix = unit_rows(queries[:, : self._dim])
         if self._width == self._dim:
             return prefix
@@ -140,7 +134,7 @@ class ScannShortlist(tf.Module):
         parallel = (count < 1) | (count >= _PARALLEL_FROM)
         slots, scores = ops.scann_search_batched(
             self.searcher.handle(),
-            self._asked(queries),
+            self._scann_queries(queries),
             found,
             candidates,
             leaves,
@@ -148,31 +142,30 @@ class ScannShortlist(tf.Module):
         )
         slots, scores = (tf.ensure_shape(part, [None, None]) for part in (slots, scores))
         # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
-        slots = _padded(tf.where(tf.math.is_nan(scores), self.n_rows, slots), size, self.n_rows)
-        return slots, tf.where(slots == self.n_rows, MINUS_INFINITY, 0.0), None
+        slots = tf.where(tf.math.is_nan(scores), self.n_rows, slots)
+        slots = _pad_columns(slots, size, self.n_rows)
+        return None, tf.where(slots == self.n_rows, MINUS_INFINITY, 0.0), slots
 
 
 class PartitionShortlist(tf.Module):
     """The leaves of ScaNN's tree, searched exactly and without custom ops.
 
     A query opens the leaves whose centres have the highest inner product with its L2-normalised
-    prefix, as ScaNN does, and scores every row in them. Each leaf is one run of memory.
-
-    Args:
-        index: `NestedIndex` with a ScaNN shortlist.
+    prefix, as ScaNN does, and scores every row in them. Each leaf is one run of memory. The index
+    has a ScaNN shortlist.
     """
 
     kind, reranks = "partition", 0
 
-    def __init__(self, index):
+    def __init__(self, index, plan):
         super().__init__(name="partition_shortlist")
         centres, self.order, starts = index.shortlist.partition()
-        self.n_rows, self.dims_read = len(index), index.shortlist.dim
+        self.n_rows, self.dims_read = len(index), plan.shortlist_dim
         self.num_leaves = len(centres)
         self.default_leaves = index.shortlist.parameters.leaves_to_search
         self.table = PrefixTable(index, 0, self.dims_read, self.order)
-        self.centres = array_variable(centres, "centres")
-        self.starts = array_variable(starts, "leaf_starts")
+        self.centres = variable_from_array(centres, "centres")
+        self.starts = variable_from_array(starts, "leaf_starts")
 
     def find(self, queries, size, leaves, candidates=None):
         del candidates
@@ -189,7 +182,7 @@ class PartitionShortlist(tf.Module):
             lambda one: self._search_leaves(*one, size),
             tuple(tf.pad(values, extra) for values in (part, starts, stops)),
             fn_output_signature=tuple(
-                tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.float32, tf.float32)
+                tf.TensorSpec([None], dtype) for dtype in (tf.float32, tf.float32, tf.int32)
             ),
             parallel_iterations=_QUERIES_AT_ONCE,
         )
@@ -201,10 +194,10 @@ class PartitionShortlist(tf.Module):
         rows = tf.cast(tf.gather(self.table.rows, places), tf.float32)
         products = tf.linalg.matvec(rows, query)
         count = tf.minimum(size, tf.shape(places)[0])
-        scores, kept = tf.math.top_k(_scored(self.table, rows, products), count)
+        scores, kept = tf.math.top_k(_scores(self.table, rows, products), count)
         missing = [[0, size - count]]
         return (
-            tf.pad(tf.gather(places, kept), missing, constant_values=self.n_rows),
-            tf.pad(tf.gather(products, kept), missing, constant_values=MINUS_INFINITY),
             tf.pad(scores, missing, constant_values=MINUS_INFINITY),
+            tf.pad(tf.gather(products, kept), missing, constant_values=MINUS_INFINITY),
+            tf.pad(tf.gather(places, kept), missing, constant_values=self.n_rows),
         )

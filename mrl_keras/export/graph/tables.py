@@ -1,9 +1,9 @@
 """The database as TensorFlow variables, filled slice by slice, one table for each rerank stage.
 
 A row of a stage's table holds the dims that the stage adds and, for cosine, the row's inverse
-norm at the stage's prefix. So one gather reads everything that a stage needs of a row, as one run
-of memory. The last row of every table belongs to empty slots: it is zero, and its score is taken
-from the running product, which is minus infinity there.
+norm at the stage's prefix, so that one gather reads all that a stage needs of a row, as one run of
+memory. The last row of every table belongs to empty slots: its dims are zero, and the running
+product there is minus infinity, which becomes the score.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _SLICE_BYTES = 8 << 20
 _ALIGNMENT = 64
 
 
-def filled_variable(
+def variable_from_rows(
     shape: tuple[int, ...],
     dtype,
     rows: Callable[[int, int], np.ndarray],
     name: str,
 ) -> tf.Variable:
-    """A variable over memory that is filled a few megabytes at a time, and never copied.
+    """Makes a variable over memory that is filled a few megabytes at a time and never copied.
 
     TensorFlow takes the memory over through DLPack. Other ways hold the values twice:
     `tf.Variable` copies a NumPy array, and assigning to a slice of a variable makes every later
-    read of it, saving included, a copy. The values are never a constant of a graph either, whose
-    size protocol buffers limit to 2 GB.
+    read of it, saving included, a copy. A constant of the graph is limited to 2 GB by protocol
+    buffers.
 
     Args:
         shape: ints, the shape; axis 0 is cut into slices.
@@ -43,7 +43,7 @@ def filled_variable(
     for start in range(0, shape[0], step):
         stop = min(start + step, shape[0])
         values[start:stop] = rows(start, stop)
-    # DLPack knows no bfloat16 of NumPy's; its bits are handed over, and bitcast copies nothing.
+    # DLPack does not take NumPy's bfloat16: hand over its bits. bitcast does not copy them.
     known = dtype.isbuiltin == 1
     bits = values if known else values.view(np.uint16)
     tensor = tf.experimental.dlpack.from_dlpack(bits.__dlpack__())
@@ -51,9 +51,9 @@ def filled_variable(
     return tf.Variable(tensor, trainable=False, name=name)
 
 
-def array_variable(values: np.ndarray, name: str) -> tf.Variable:
-    """A `filled_variable` of an array."""
-    return filled_variable(values.shape, values.dtype, lambda a, b: values[a:b], name)
+def variable_from_array(values: np.ndarray, name: str) -> tf.Variable:
+    """A variable that holds an array, as `variable_from_rows` makes it."""
+    return variable_from_rows(values.shape, values.dtype, lambda a, b: values[a:b], name)
 
 
 def _aligned_array(shape, dtype):
@@ -122,7 +122,7 @@ class PrefixTable(tf.Module):
             return np.concatenate([np.concatenate(parts, axis=1), empty])
 
         shape = (count + 1, width)
-        self.rows = filled_variable(shape, dtype, rows, f"rows_{low}_{high}")
+        self.rows = variable_from_rows(shape, dtype, rows, f"rows_{low}_{high}")
 
     def query_part(self, queries: tf.Tensor) -> tf.Tensor:
         """The queries' dims that face a row's columns: (queries, width), 0 at the norm columns."""
@@ -137,7 +137,7 @@ class PrefixTable(tf.Module):
         return columns[..., 0] if self.norm_width == 1 else tf.reduce_sum(columns, axis=-1)
 
 
-def id_variable(ids: np.ndarray) -> tf.Variable:
+def variable_from_ids(ids: np.ndarray) -> tf.Variable:
     """The ids as a variable (rows + 1,), int64 or string; the last one, -1 or "", means none."""
     if ids.dtype.kind == "U":
         values = tf.constant([*(one.encode() for one in ids.tolist()), b""], tf.string)

@@ -76,7 +76,7 @@ def export(rows_path, dims, plan, storage, folder, reorder_dim):
     scann = scann_for(count, d_s, reorder_dim)
     options = IndexOptions(storage=storage, shortlist_dim=d_s, scann=scann)
     index = NestedIndex.build(rows, dims, options=options)
-    path = export_saved_model(folder, encoder=encoder, nesting_dims=dims, index=index, plan=plan)
+    path = export_saved_model(folder, encoder, index=index, plan=plan)
     return {
         "path": path,
         "peak": status_bytes("VmHWM") - before,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tqdm
 
-from mrl_keras.cascade import cascade_curve
+from mrl_keras.cascade import CurveOptions, cascade_curve
 from mrl_keras.cascade.curve import POLICIES
 from mrl_keras.evaluation import line_panels
 from recipes.report.pages.accuracy import linear_accuracy
@@ -48,9 +48,8 @@ def _curves(study):
         arrays = study.of_test(run)
 
         def compute(arrays=arrays):
-            rows = cascade_curve(
-                arrays["logits"], arrays["labels"], study.dims, splits=study.options.splits
-            )
+            options = CurveOptions(splits=study.options.splits)
+            rows = cascade_curve(arrays["logits"], arrays["labels"], study.dims, options)
             values = np.array([[getattr(row, name) for name in MEASURES] for row in rows])
             shape = (len(POLICIES), len(study.dims), *values.shape[1:])
             return {"values": values.reshape(shape).swapaxes(2, 3)}

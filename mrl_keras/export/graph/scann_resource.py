@@ -1,4 +1,4 @@
-"""The ScaNN searcher as a resource of a SavedModel: built once, when the model is loaded."""
+"""The ScaNN searcher as a resource of a SavedModel, built once, when the model is loaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ScannParts(tf.Module):
         self.order = leaf_order(tensors["datapoint_to_token"])
         self.parts = {
             name: tf.Variable(
-                tf.constant(_ordered(name, part, self.order), TENSOR_DTYPES[name]),
+                tf.constant(_reorder(name, part, self.order), TENSOR_DTYPES[name]),
                 shape=tf.TensorShape(None),
                 trainable=False,
                 name=name,
@@ -42,8 +42,8 @@ class ScannParts(tf.Module):
         }
 
 
-def _ordered(name, part, order):
-    """A searcher's part with its rows in `order`; as it is where it has none."""
+def _reorder(name, part, order):
+    """A part of the searcher with its rows in `order`; unchanged where it has no rows."""
     return part[order] if name in _BY_ROW and np.ndim(part) else part
 
 
@@ -53,7 +53,7 @@ class ScannResource(tf.saved_model.experimental.TrackableResource):
     TensorsToScann builds a searcher the first time that a shared name is used, and hands out the
     built one later without reading its inputs. So:
 
-    - the name is explicit and unique for each export. Without one each signature would build a
+    - the name is explicit and unique for each export. Otherwise each signature would build a
       private searcher in its first request, and two indexes of one model would be mixed up;
     - `_initialize` runs in the init op, after the variables are restored and before the model is
       served. It then empties the part variables, which frees the second copy;

@@ -1,6 +1,8 @@
-"""Confidence and prediction of every prefix, from logits; and what is checked about them."""
+"""Logits of all prefixes: views of them, checks, and each prefix's confidence and prediction."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,6 +45,34 @@ def prefix_confidence(logits, prefixes=None, temperatures=None):
     return confidence, predictions
 
 
+def flipped_views(predict: Callable, images) -> np.ndarray:
+    """Logits of images and of their mirror images: test-time augmentation by horizontal flip.
+
+    Args:
+        predict: function, images (batch, height, width, channels) -> logits (batch, prefixes,
+            classes), such as `model.predict`.
+        images: (batch, height, width, channels).
+
+    Returns:
+        (2, batch, prefixes, classes), which the functions of this package take as `logits`.
+
+    Raises:
+        ValueError: images that are not four-dimensional.
+
+    Example:
+
+    >>> images = np.arange(4.0).reshape(1, 1, 4, 1)
+    >>> flipped_views(lambda batch: batch[:, 0, :2, :], images)[:, 0, :, 0].tolist()
+    [[0.0, 1.0], [3.0, 2.0]]
+    """
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise ValueError(
+            f"`images` must be (batch, height, width, channels). Received shape {images.shape}."
+        )
+    return np.stack([np.asarray(predict(images)), np.asarray(predict(images[:, :, ::-1]))])
+
+
 def softmax(logits) -> np.ndarray:
     """softmax over the last axis, in float64."""
     logits = np.asarray(logits, "float64")
@@ -79,7 +109,7 @@ def check_labelled(logits, labels, dims):
     """(views, labels, NestingDims): logits with one label in range for each example.
 
     Raises:
-        ValueError: no example, a wrong number of labels, or a label that is no class.
+        ValueError: no example, a wrong number of labels, or a label outside the classes.
     """
     dims = NestingDims(dims)
     views = check_logits(logits, len(dims))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mrl_keras.export import load
-from mrl_keras.export.graph.searcher import ScannResource
+from mrl_keras.export.graph.scann_resource import ScannResource
 from mrl_keras.retrieval.scann.searcher import scann_ops
 from tests.export import cases
 
@@ -33,14 +33,14 @@ def ask(name):
     return search().numpy()
 
 
-def test_a_model_that_is_dropped_takes_its_searcher_along(exported):
-    model, other = load(exported.path), load(exported.path)
-    names = [searcher_name(one) for one in (model, other)]
+def test_a_model_that_is_dropped_takes_its_searcher_along(exported, model):
+    dropped = load(exported.path)
+    names = [searcher_name(one) for one in (dropped, model)]
     assert names[0] != names[1]
     assert ask(names[0]).tolist() == ask(names[1]).tolist()
-    del model
+    del dropped
     gc.collect()
     with pytest.raises(tf.errors.OpError, match="null"):
         ask(names[0])
     assert ask(names[1]).shape == (3, 5)
-    assert other.signatures["retrieve"](features=tf.zeros([2, 6]))["ids"].shape == (2, 7)
+    assert model.signatures["retrieve"](features=tf.zeros([2, 6]))["ids"].shape == (2, 7)

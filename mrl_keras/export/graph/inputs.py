@@ -1,4 +1,4 @@
-"""What an encoder takes: names and specs of its raw inputs, and calling it with them."""
+"""The raw inputs of an encoder: their names and specs, and the encoder called with them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ class RawInputs:
 
     Args:
         encoder: Keras layer or model, raw inputs -> (batch, d) embedding.
+        width: int, d.
         input_spec: `None`, a `tf.TensorSpec` or a mapping from names to specs; see
             `ServingOptions`.
 
     Attributes:
+        width: int, d.
         specs: dict from input names to `tf.TensorSpec`, each with an open batch axis. A single
             input that has no name of its own is called "inputs".
         encode: `tf.function`, a dict of tensors by input name -> the encoder's embedding, as
             float32. Every signature calls it, so that a SavedModel holds one copy of the graph.
 
     Raises:
-        ValueError: inputs that are not known, a batch axis that is fixed, or a name that the
-            signatures use themselves.
+        ValueError: inputs that are not known, a batch axis that is fixed, a name that the
+            signatures use themselves, or an embedding of another width.
     """
 
-    def __init__(self, encoder, input_spec=None):
-        self._encoder = encoder
+    def __init__(self, encoder, width, input_spec=None):
+        self._encoder, self.width = encoder, width
         if input_spec is None:
             self._structure, flat, names = _own_inputs(encoder)
         elif isinstance(input_spec, Mapping):
@@ -44,10 +46,16 @@ class RawInputs:
             name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
             for name, spec in zip(names, flat, strict=True)
         }
-        self._check()
+        self._check_specs()
         self.encode = tf.function(self._embed, input_signature=[dict(self.specs)])
+        shape = self.encode.get_concrete_function().structured_outputs.shape
+        if shape.rank != 2 or shape[1] != width:
+            raise ValueError(
+                f"The encoder must give embeddings (batch, {width}), the width at which the "
+                f"nesting dims end. Its output shape is {shape}."
+            )
 
-    def _check(self):
+    def _check_specs(self):
         for name, spec in self.specs.items():
             if name in RESERVED_NAMES:
                 raise ValueError(
@@ -62,10 +70,10 @@ class RawInputs:
                 )
 
     def _embed(self, tensors):
-        return tf.cast(self._encoder(self.packed(tensors), training=False), tf.float32)
+        return tf.cast(self._encoder(self.pack(tensors), training=False), tf.float32)
 
-    def packed(self, tensors):
-        """A dict of tensors by input name, as the encoder takes them."""
+    def pack(self, tensors):
+        """A dict of tensors by input name in the structure that the encoder takes."""
         flat = [tensors[name] for name in self.specs]
         if self._structure is None:
             return flat[0]
@@ -73,7 +81,7 @@ class RawInputs:
 
 
 def _own_inputs(encoder):
-    """(structure or None for one tensor, flat specs, names) of a functional encoder's inputs."""
+    """(structure, flat specs, names) of a functional encoder's inputs; no structure for one."""
     flat = getattr(encoder, "inputs", None)
     if not flat:
         raise ValueError(
