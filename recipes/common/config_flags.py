@@ -57,6 +57,8 @@ def run_main(main, define_flags):
 def _parse(values):
     try:
         _, *unknown = values(sys.argv)
+        if "config" in values:
+            values["config"].value  # noqa: B018 (raises what went wrong while it was read)
     except (AttributeError, KeyError) as error:  # of ml_collections, for a name it lacks
         name = str(error).strip("\"'").splitlines()[0]
         raise SystemExit(
@@ -64,7 +66,8 @@ def _parse(values):
             "*_defaults.py there, have them all."
         ) from error
     except (flags.Error, ValueError, TypeError, OSError) as error:
-        raise SystemExit(f"error: {error} (--help lists the flags)") from error
+        text = " ".join(str(error).split())
+        raise SystemExit(f"error: {text} (--help lists the flags)") from error
     if unknown:
         raise SystemExit(f"error: unknown arguments: {unknown} (--help lists the flags)")
     return values
