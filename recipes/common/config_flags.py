@@ -58,7 +58,7 @@ def _parse(values):
     try:
         _, *unknown = values(sys.argv)
         if "config" in values:
-            values["config"].value  # noqa: B018 (raises what went wrong while it was read)
+            values.config.keys()  # raises what went wrong when the file was read
     except (AttributeError, KeyError) as error:  # of ml_collections, for a name it lacks
         name = str(error).strip("\"'").splitlines()[0]
         raise SystemExit(

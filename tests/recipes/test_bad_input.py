@@ -44,6 +44,7 @@ def streaming(builder, **data):
     return config
 
 
+@pytest.mark.slow
 def test_damaged_data_met_while_training_costs_no_checkpoint(damaged, tmp_path):
     kind, builder = damaged
     wanted = "Label out of range 0 to 3: 7 in .*record 2" if kind == "label" else "Corrupt image"
