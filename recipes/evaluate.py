@@ -1,4 +1,6 @@
-"""Evaluates a trained run: python recipes/evaluate.py --workdir=runs/cifar10
+"""Evaluates a trained run.
+
+    python recipes/evaluate.py --workdir=runs/cifar10
 
 Prints every figure and writes results.csv (name, value, step) into the work directory.
 """
@@ -12,12 +14,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if not __package__:  # started as a file
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-from absl import flags
-
+from recipes.common.config_flags import define_workdir, run_main
 from recipes.common.evaluation import evaluate_run
-from recipes.common.training import Run, run_main
-
-FLAGS = flags.FLAGS
+from recipes.common.run import Run
 
 
 def main(options):
@@ -25,5 +24,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    run_main(main, FLAGS)
+    run_main(main, define_workdir)

@@ -1,4 +1,6 @@
-"""Exports a trained run: recipes/export.py --workdir=runs/cifar10 --output=saved_models/cifar10
+"""Exports a trained run.
+
+    python recipes/export.py --workdir=runs/cifar10 --output=saved_models/cifar10
 
 Writes a SavedModel into the next free version of the output folder; nothing is overwritten.
 """
@@ -14,17 +16,20 @@ if not __package__:  # started as a file
 
 from absl import flags
 
-from recipes.common.training import Run, restored, run_main
+from recipes.common.config_flags import define_workdir, run_main
+from recipes.common.run import Run
+from recipes.common.training import load_trained
 
-FLAGS = flags.FLAGS
+
+def define_flags(values):
+    define_workdir(values)
+    flags.DEFINE_string("output", None, "folder of the versions", values, required=True)
 
 
 def main(options):
-    task, model = restored(Run.open(options.workdir))
+    task, model = load_trained(Run.open(options.workdir))
     print(f"Exported {task.export(model, options.output)}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_string("output", None, "folder of the exported versions", required=True)
-    run_main(main, FLAGS)
+    run_main(main, define_flags)

@@ -12,12 +12,10 @@ SavedModel; and has a fresh process reload that and answer three queries.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -45,20 +43,15 @@ from mrl_keras.export import ServingOptions, export_saved_model
 from mrl_keras.files import atomic_file
 from mrl_keras.models import image_classifier, small_convnet
 from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
+from recipes.common.arguments import ScriptParser
 from recipes.common.model_card import model_card
-from recipes.common.one_line_parser import OneLineParser
 from recipes.common.retrieval_comparison import compare_retrieval, retrieval_text
 
 KINDS = ("linear", "1-NN")
 
 
 def parse_arguments(arguments=None):
-    parser = OneLineParser(
-        prog="quickstart.py",
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--dataset", default="digits", help="'digits' (bundled) or the name of a TFDS image set")
     add("--data_dir", help="folder of TFDS; else TFDS_DATA_DIR")
@@ -87,8 +80,6 @@ def parse_arguments(arguments=None):
         options.plan.check_dims(options.dims)
     except ValueError as error:
         parser.error(str(error))
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = shlex.join(["python", "recipes/quickstart.py", *given])
     return options, parser
 
 

@@ -1,11 +1,11 @@
 """Trains by a config; a second start with the same work directory goes on where it stopped.
 
     python recipes/train.py --config=recipes/configs/cifar10_resnet.py --workdir=runs/cifar10
-    python recipes/train.py --config=recipes/configs/cifar10_resnet.py:tiny --workdir=runs/tiny \\
+    python -m recipes.train --config=recipes/configs/cifar10_resnet.py:tiny --workdir=runs/tiny \\
         --config.steps=20 --config.optimizer.learning_rate=0.1
 
-Every value of a config can be given as `--config.NAME=VALUE`; an unknown name is an error. The
-work directory gets config.json, checkpoints/, logs/ (TensorBoard, a curve for each prefix),
+`--config.NAME=VALUE` sets any value of the config; an unknown name is an error. The work
+directory gets config.json, checkpoints/, logs/ (TensorBoard, a curve for each prefix),
 cost.json (CPU and wall seconds) and, unless --evaluate=False, results.csv.
 """
 
@@ -19,20 +19,23 @@ if not __package__:  # started as a file
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 from absl import flags
-from ml_collections import config_flags
 
 from mrl_keras.distribution import STRATEGIES, split_cpu
+from recipes.common.config_flags import define_config, define_workdir, run_main
 from recipes.common.evaluation import evaluate_run
-from recipes.common.training import Run, run_main, train
+from recipes.common.run import Run
+from recipes.common.training import train
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "path of a config, with :tiny for its tiny mode")
-flags.DEFINE_string("workdir", None, "folder of the run")
-flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "how to use several devices")
-flags.DEFINE_string("tpu", None, "name of the TPU, for --strategy=tpu")
-flags.DEFINE_integer("logical_cpus", 1, "split the CPU, to try --strategy=mirrored without GPUs", 1)
-flags.DEFINE_bool("evaluate", True, "evaluate at the end, where one process trained")
-flags.mark_flags_as_required(["config", "workdir"])
+
+def define_flags(values):
+    define_config(values)
+    define_workdir(values)
+    flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "how to use several devices", values)
+    flags.DEFINE_string("tpu", None, "name of the TPU, for --strategy=tpu", values)
+    split = "split the CPU, to try --strategy=mirrored without GPUs"
+    flags.DEFINE_integer("logical_cpus", 1, split, lower_bound=1, flag_values=values)
+    end = "evaluate at the end, where one process trained"
+    flags.DEFINE_bool("evaluate", True, end, flag_values=values)
 
 
 def main(options):
@@ -44,4 +47,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    run_main(main, FLAGS)
+    run_main(main, define_flags)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from mrl_keras.cascade.policy import CascadePolicy
-from mrl_keras.registry import register, revived
+from mrl_keras.registry import deserialize_argument, register
 
 
 @register
@@ -145,7 +145,9 @@ class AdaptiveClassifier(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config, "classifier", keras.saving.deserialize_keras_object))
+        return cls(
+            **deserialize_argument(config, "classifier", keras.saving.deserialize_keras_object)
+        )
 
 
 def _confidence(logits, temperature):

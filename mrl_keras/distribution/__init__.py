@@ -1,21 +1,19 @@
-"""Training on several devices and workers, and runs that survive being stopped.
+"""Training on several devices and workers, and checkpoints of runs that may be stopped.
 
-The only part of the package that knows replicas.
+No other part of the package depends on the number of replicas.
 """
 
 from mrl_keras.distribution.checkpoints import Checkpoints
-from mrl_keras.distribution.fit import DistributedModel, distributed, global_batches
-from mrl_keras.distribution.gather import gather
-from mrl_keras.distribution.strategies import STRATEGIES, is_chief, split_cpu, strategy
+from mrl_keras.distribution.fit import fit_distributed
+from mrl_keras.distribution.replicas import gather
+from mrl_keras.distribution.strategies import STRATEGIES, is_chief, make_strategy, split_cpu
 
 __all__ = [
     "STRATEGIES",
     "Checkpoints",
-    "DistributedModel",
-    "distributed",
+    "fit_distributed",
     "gather",
-    "global_batches",
     "is_chief",
+    "make_strategy",
     "split_cpu",
-    "strategy",
 ]

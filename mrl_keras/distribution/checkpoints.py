@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole or absent, and only for the run they are of."""
+"""Atomic checkpoints tied to one run's config."""
 
 import json
 import os
@@ -19,13 +19,14 @@ _NAME = re.compile(r"step-(\d{9})\.npz")
 class Checkpoints:
     """The checkpoints of one run in a folder.
 
-    A checkpoint holds the model's variables (seed generators included), the optimizer's, and the
-    step, which is also the position in the input. It is written beside the older ones, flushed
-    to disk and renamed; older ones go only after that. Nothing is pickled.
+    A checkpoint holds the variables of the model (seed generators included) and of its optimizer,
+    and the step, from which the input goes on. It is written under a temporary name, flushed to
+    disk and renamed; only then the oldest checkpoints are removed. Nothing is pickled.
 
     Args:
-        directory: the folder; made when something is saved.
-        config: a JSON-able dict that tells the run from others.
+        directory: the folder; the first save makes it.
+        config: dict that JSON can hold, the run's configuration; a checkpoint of another
+            configuration is refused.
         keep: int, how many of the newest stay. Default 2.
 
     Example:
@@ -47,14 +48,14 @@ class Checkpoints:
         self.keep = whole_number(keep, "`keep`")
 
     def steps(self):
-        """The steps of the checkpoints that are there, ascending."""
+        """The steps of all checkpoints in the folder, ascending."""
         if not self.directory.is_dir():
             return []
         found = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
     def path(self, step):
-        """Where the checkpoint of `step` is."""
+        """The path of the checkpoint of `step`."""
         return self.directory / f"step-{step:09d}.npz"
 
     def save(self, model, step, write=True):
@@ -63,14 +64,14 @@ class Checkpoints:
         Args:
             model: compiled `keras.Model`.
             step: int, batches trained so far.
-            write: bool, False on workers other than the chief: they must call this too, because
-                reading some variables is work of all workers. Default True.
+            write: bool, False on workers other than the chief. They must call this too, because
+                all workers take part in reading some variables. Default True.
 
         Returns:
             The path.
 
         Raises:
-            OSError: it can't be written, such as on a full disk. The older ones stay.
+            OSError: the file can't be written, such as on a full disk. The older ones stay.
         """
         arrays = {key: _array(variable) for key, variable in _variables(model).items()}
         path = self.path(step)
@@ -102,14 +103,14 @@ class Checkpoints:
         """Set `model` and its optimizer to the newest checkpoint.
 
         Args:
-            model: `keras.Model`, built; where it is compiled, the optimizer is restored too.
+            model: `keras.Model`, built. The optimizer of a compiled model is restored too.
 
         Returns:
-            The step, 0 where there is no checkpoint.
+            int, the step; 0 if the folder holds no checkpoint.
 
         Raises:
             ValueError: the checkpoint is of another configuration or model, or its file is
-                damaged. The model is then as it was.
+                damaged. The model is then unchanged.
         """
         steps = self.steps()
         if not steps:
@@ -187,7 +188,7 @@ def _variables(model):
 
 
 def _array(variable):
-    return np.asarray(keras.ops.convert_to_numpy(variable.value))
+    return keras.ops.convert_to_tensor(variable.value).numpy()
 
 
 def _flush_directory(directory):

@@ -10,8 +10,8 @@ from mrl_keras.checks import whole_number
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 
-def strategy(name="one_device", tpu=None):
-    """The `tf.distribute` strategy of a name.
+def make_strategy(name="one_device", tpu=None):
+    """Make the `tf.distribute` strategy of a name.
 
     "one_device" is TensorFlow's default strategy; "mirrored" has a replica on every GPU, or on
     every logical CPU where there is no GPU; "multi_worker" joins the workers of the environment
@@ -31,7 +31,7 @@ def strategy(name="one_device", tpu=None):
 
     Example:
 
-    >>> strategy("one_device").num_replicas_in_sync
+    >>> make_strategy("one_device").num_replicas_in_sync
     1
     """
     if name not in STRATEGIES:
@@ -51,10 +51,10 @@ def strategy(name="one_device", tpu=None):
 
 
 def split_cpu(count):
-    """Make several logical CPUs of the one, so that "mirrored" has replicas without GPUs.
+    """Split the CPU into logical devices, so that "mirrored" has replicas without GPUs.
 
     Args:
-        count: int.
+        count: int, of the logical devices.
 
     Raises:
         ValueError: TensorFlow has run something already.
@@ -70,14 +70,14 @@ def split_cpu(count):
 
 
 def is_chief(strategy):
-    """Whether this process is the one that writes what all workers share.
+    """Whether this process writes what the workers share: checkpoints, config, logs.
 
     Args:
         strategy: `tf.distribute.Strategy`.
 
     Example:
 
-    >>> is_chief(strategy())
+    >>> is_chief(make_strategy())
     True
     """
     resolver = strategy.cluster_resolver
@@ -115,7 +115,7 @@ def _tpu_strategy(name):
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except Exception as error:  # the client libraries raise types of their own
+    except Exception as error:  # each client library raises its own types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"The TPU {name!r} does not resolve: {reason} Check its name, zone and project, and "

@@ -5,7 +5,7 @@ import re
 import keras
 
 from mrl_keras.nesting import NestingDims
-from mrl_keras.registry import register, revived
+from mrl_keras.registry import deserialize_argument, register
 
 _TOP_K = re.compile(r"top_(\d+)$")
 
@@ -82,7 +82,7 @@ class PrefixMetric(keras.metrics.Metric):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config, "metric", keras.metrics.deserialize))
+        return cls(**deserialize_argument(config, "metric", keras.metrics.deserialize))
 
 
 def per_prefix(specification, nesting_dims):
@@ -181,4 +181,4 @@ class MeanLoss(keras.metrics.Mean):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config, "loss", keras.losses.deserialize))
+        return cls(**deserialize_argument(config, "loss", keras.losses.deserialize))

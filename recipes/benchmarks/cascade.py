@@ -11,12 +11,11 @@ For MRL and MRL-E heads over nested prefixes of random embeddings, a batch is an
 
 In turns in one process, plain tf.functions. Columns of the CSV: head, classes, leaving (the share),
 mean_dim (of the answers), system, milliseconds (median of a batch), ratio_to_full_width, the sizes,
-and those of timing.py.
+and those of the machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -32,26 +31,21 @@ import tensorflow as tf
 
 from mrl_keras import MatryoshkaDense, NestingDims
 from mrl_keras.cascade import AdaptiveClassifier, CascadePolicy
-from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
+from recipes.common.arguments import ScriptParser
+from recipes.common.machine import write_measurements
+from recipes.common.timing import interleaved_medians
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--batch", type=int, default=256, help="rows of a batch")
     add("--width", type=int, default=2048, help="embedding width d")
     add("--classes", type=int, nargs="+", default=[1000, 4000], help="numbers of classes")
     add("--leaving", type=float, nargs="+", default=[0.25, 0.5, 0.75], help="shares that leave")
-    add("--repeats", type=int, default=31, help="timed calls of each system, interleaved")
-    add("--output", default="cascade.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small sizes, to see that it runs")
-    options = parser.parse_args(arguments)
-    if options.tiny:
-        options.batch, options.width, options.classes, options.repeats = 16, 32, [5], 3
-    return options
+    tiny = {"batch": 16, "width": 32, "classes": [5], "repeats": 3}
+    parser.add_measuring("cascade.csv", repeats=31, tiny=tiny)
+    return parser.parse_args(arguments)
 
 
 def policy_for(head, embeddings, dims, leaving):
@@ -106,16 +100,15 @@ def measure(efficient, classes, options):
             }
 
 
-def main(arguments=None):
-    options = parse_arguments(arguments)
+def main(options):
     rows = []
     for classes in options.classes:
         for efficient in (False, True):
             for row in measure(efficient, classes, options):
                 rows.append(row)
                 print(*(row[key] for key in list(row)[:7]))
-    write_csv(options.output, rows)
+    write_measurements(options.output, rows)
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_arguments())

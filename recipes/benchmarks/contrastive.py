@@ -15,12 +15,11 @@ sides, for
 each as a plain tf.function and compiled with XLA, in turns in one process. All must give the
 same loss and gradients. Columns of the CSV: system, mode (graph or XLA), milliseconds (median
 of one step), speedup (the loop's median in the same mode over this one), target (of speedup),
-the sizes and the temperature, and those of timing.py.
+the sizes and the temperature, and those of the machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -37,29 +36,24 @@ import tensorflow as tf
 from mrl_keras import MatryoshkaLoss, NestingDims
 from mrl_keras.layers import MatryoshkaSimilarity
 from mrl_keras.losses import SymmetricContrastive, symmetric_contrastive
-from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
+from recipes.common.arguments import ScriptParser
+from recipes.common.machine import write_measurements
+from recipes.common.timing import interleaved_medians
 
 TARGET = 1.5
 MODES = {"graph": False, "XLA": True}
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--batch", type=int, default=1024, help="pairs in a step")
     add("--width", type=int, default=768, help="embedding width d")
     add("--smallest_dim", type=int, default=12, help="smallest prefix; the others double it")
     add("--temperature", type=float, default=0.05, help="divides the cosines")
-    add("--repeats", type=int, default=21, help="timed calls of each system, interleaved")
-    add("--output", default="contrastive.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small sizes, to see that it runs")
-    options = parser.parse_args(arguments)
-    if options.tiny:
-        options.batch, options.width, options.repeats = 16, 48, 3
-    return options
+    tiny = {"batch": 16, "width": 48, "repeats": 3}
+    parser.add_measuring("contrastive.csv", repeats=21, tiny=tiny)
+    return parser.parse_args(arguments)
 
 
 def two_crossentropies(labels, logits):
@@ -118,7 +112,7 @@ def _step(function, sides):
 
 
 def check_agreement(systems):
-    """Raise a RuntimeError unless all systems give the loss and gradients of the first."""
+    """Raises a RuntimeError unless all systems give the loss and gradients of the first."""
     expected = None
     for name, step in systems.items():
         found = [result.numpy() for result in step()]
@@ -157,7 +151,7 @@ def main(options):
             f"{row['system']:18}{row['mode']:7}{row['milliseconds']:9.2f} ms   "
             f"{row['speedup']:5.2f} times as fast as the loop"
         )
-    write_csv(options.output, rows)
+    write_measurements(options.output, rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Times forward and backward of head and loss (gradients of input and weights) for
 - recomputed MRL-E: the same function with every prefix multiplied from scratch;
 
 each as a plain tf.function and compiled with XLA, one after the other in one process, and
-prints the medians as ratios to the compiled plain head. Peak memory is that of one compiled
+prints the medians as ratios to the compiled plain head. Peak memory is that of a few compiled
 steps in a process of its own, over what the process held before; it includes compilation.
 """
 
@@ -31,7 +31,9 @@ import tensorflow as tf
 
 from mrl_keras import MatryoshkaDense, MatryoshkaLoss, NestingDims
 from recipes.benchmarks.parts.memory import peak_in_own_process, print_peak_over
-from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
+from recipes.common.arguments import ScriptParser
+from recipes.common.machine import write_measurements
+from recipes.common.timing import interleaved_medians
 
 HEADS = ("plain", "MRL-E", "MRL", "recomputed MRL-E")
 # Sums of m over M = 8 ... 2048 against 2048: what the arithmetic alone allows for MRL.
@@ -40,23 +42,16 @@ SIZES = ("batch", "width", "smallest_dim", "classes")
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--batch", type=int, default=256, help="examples in a step")
     add("--width", type=int, default=2048, help="embedding width d")
     add("--smallest_dim", type=int, default=8, help="smallest prefix; the others double it")
     add("--classes", type=int, default=1000, help="units of the head")
-    add("--repeats", type=int, default=41, help="timed calls of each system, interleaved")
-    add("--output", default="head.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small sizes and one memory, to see that it runs")
     add("--memory_of", choices=HEADS, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.tiny:
-        options.batch, options.width, options.classes, options.repeats = 16, 64, 10, 3
-    return options
+    tiny = {"batch": 16, "width": 64, "classes": 10, "repeats": 3}
+    parser.add_measuring("head.csv", repeats=41, tiny=tiny)
+    return parser.parse_args(arguments)
 
 
 class RecomputedDense(keras.layers.Layer):
@@ -102,22 +97,21 @@ def make_step(name, options):
     return step
 
 
-def peak_bytes(name, options):
-    flags = [f"--{key}={getattr(options, key)}" for key in SIZES]
-    return peak_in_own_process(__file__, [*flags, f"--memory_of={name}"])
-
-
 def main(options):
     if options.memory_of:
-        step = tf.function(make_step(options.memory_of, options), jit_compile=True)
-        return print_peak_over(step)
+        print_peak_over(tf.function(make_step(options.memory_of, options), jit_compile=True))
+        return
+    sizes = {key: getattr(options, key) for key in SIZES}
     systems = {}
     for name in HEADS:
         systems[name, "XLA"] = tf.function(make_step(name, options), jit_compile=True)
         systems[name, "graph"] = tf.function(make_step(name, options))
     medians = interleaved_medians(systems, options.repeats)
     measured = HEADS[:1] if options.tiny else HEADS
-    memory = {(name, "XLA"): peak_bytes(name, options) for name in measured}
+    memory = {
+        (name, "XLA"): peak_in_own_process(__file__, {**sizes, "memory_of": name})
+        for name in measured
+    }
     rows = []
     for name, mode in systems:
         seconds = medians[name, mode]
@@ -129,7 +123,7 @@ def main(options):
                 "ratio_to_plain": seconds / medians["plain", mode],
                 "target": TARGETS.get(name, "") if mode == "XLA" else "",
                 "peak_mib": memory[name, mode] / 2**20 if (name, mode) in memory else "",
-                **{key: getattr(options, key) for key in SIZES},
+                **sizes,
             }
         )
     for row in rows:
@@ -138,8 +132,7 @@ def main(options):
             f"{row['head']:18}{row['mode']:7}{row['milliseconds']:9.2f} ms "
             f"{row['ratio_to_plain']:6.2f} x plain {row['mode']:6}{peak}"
         )
-    write_csv(options.output, rows)
-    return None
+    write_measurements(options.output, rows)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
-"""Is the input pipeline the bottleneck of the CIFAR-10 run?
+"""Times of the input pipeline and of the training step of the CIFAR-10 run.
 
     python recipes/benchmarks/input_pipeline.py --output input_pipeline.csv
 
 Times one batch of `recipes/configs/cifar10_resnet.py`, one after the other in one process:
 
 - pipeline: reading the next augmented batch, and nothing else;
-- step: one training step on a batch that is there already;
+- step: one training step on a batch in memory;
 - both: one training step on the next batch of the pipeline, as in training.
 
 Prints images a second and the ratios to the training step. The images are random numbers of
-CIFAR-10's shape and count, so that no data set is needed; what they show makes no difference to
-the time. Reading 50,000 images into memory happens once, before, and is not timed.
+CIFAR-10's shape and count, since the time does not depend on what they show. Reading 50,000
+images into memory happens once, before, and is not timed.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -32,24 +31,19 @@ from mrl_keras import MatryoshkaLoss, NestingDims, SmoothedSparseCategoricalCros
 from mrl_keras.data import LabelledImages, array_batches
 from mrl_keras.models import image_classifier
 from mrl_keras.models.backbones.small_resnet import small_resnet
-from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
+from recipes.common.arguments import ScriptParser
+from recipes.common.machine import write_measurements
+from recipes.common.timing import interleaved_medians
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--batch", type=int, default=128, help="images in a step")
     add("--examples", type=int, default=50_000, help="images of the training split")
-    add("--repeats", type=int, default=41, help="timed calls of each system, interleaved")
-    add("--output", default="input_pipeline.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small sizes, to see that it runs")
-    options = parser.parse_args(arguments)
-    if options.tiny:
-        options.batch, options.examples, options.repeats = 16, 64, 3
-    return options
+    tiny = {"batch": 16, "examples": 64, "repeats": 3}
+    parser.add_measuring("input_pipeline.csv", repeats=41, tiny=tiny)
+    return parser.parse_args(arguments)
 
 
 def make_model():
@@ -92,7 +86,7 @@ def main(options):
             f"{row['system']:10}{row['milliseconds']:10.2f} ms{row['images_per_second']:12.0f} "
             f"images/s{row['ratio_to_step']:8.3f} x step"
         )
-    write_csv(options.output, rows)
+    write_measurements(options.output, rows)
 
 
 if __name__ == "__main__":

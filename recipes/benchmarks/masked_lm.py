@@ -34,7 +34,9 @@ import tensorflow as tf
 
 from mrl_keras import MaskedLMCrossentropy, MaskedLMHead, MatryoshkaLoss, NestingDims
 from recipes.benchmarks.parts.memory import peak_in_own_process, print_peak_over
-from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
+from recipes.common.arguments import ScriptParser
+from recipes.common.machine import write_measurements
+from recipes.common.timing import interleaved_medians
 
 SYSTEMS = ("full", "full in blocks", "nested", "nested, logits kept")
 MODES = ("XLA", "graph")
@@ -43,10 +45,7 @@ SIZES = ("batch", "positions", "length", "vocabulary", "width", "smallest_dim", 
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--batch", type=int, default=32, help="sequences in a step")
     add("--positions", type=int, default=20, help="masked positions of a sequence")
@@ -55,16 +54,12 @@ def parse_arguments(arguments=None):
     add("--width", type=int, default=768, help="embedding width d")
     add("--smallest_dim", type=int, default=12, help="smallest prefix; the others double it")
     add("--block_size", type=int, default=2048, help="vocabulary entries scored together")
-    add("--repeats", type=int, default=11, help="timed calls of each system, interleaved")
-    add("--output", default="masked_lm.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small sizes and one memory, to see that it runs")
     add("--memory_of", choices=SYSTEMS, help=argparse.SUPPRESS)
     add("--mode", choices=MODES, default="XLA", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.tiny:
-        options.batch, options.positions, options.length, options.repeats = 2, 3, 8, 2
-        options.vocabulary, options.width, options.block_size = 50, 48, 16
-    return options
+    tiny = {"batch": 2, "positions": 3, "length": 8, "repeats": 2}
+    tiny |= {"vocabulary": 50, "width": 48, "block_size": 16}
+    parser.add_measuring("masked_lm.csv", repeats=11, tiny=tiny)
+    return parser.parse_args(arguments)
 
 
 def make_step(name, mode, options):
@@ -98,18 +93,17 @@ def make_step(name, mode, options):
     return tf.function(step, jit_compile=mode == "XLA")
 
 
-def peak_bytes(name, mode, options):
-    flags = [f"--{key}={getattr(options, key)}" for key in SIZES]
-    return peak_in_own_process(__file__, [*flags, f"--memory_of={name}", f"--mode={mode}"])
-
-
 def main(options):
     if options.memory_of:
-        return print_peak_over(make_step(options.memory_of, options.mode, options))
-    rows = []
+        print_peak_over(make_step(options.memory_of, options.mode, options))
+        return
+    sizes, rows = {key: getattr(options, key) for key in SIZES}, []
     for mode in MODES:
         measured = SYSTEMS[:1] if options.tiny else SYSTEMS
-        memory = {name: peak_bytes(name, mode, options) for name in measured}
+        memory = {
+            name: peak_in_own_process(__file__, {**sizes, "memory_of": name, "mode": mode})
+            for name in measured
+        }
         systems = {name: make_step(name, mode, options) for name in SYSTEMS}
         medians = interleaved_medians(systems, options.repeats)
         rows += [
@@ -121,7 +115,7 @@ def main(options):
                 "peak_mib": memory[name] / 2**20 if name in memory else "",
                 "memory_ratio": memory[name] / memory["full"] if name in memory else "",
                 "memory_target": MEMORY_TARGETS.get(name, "") if mode == "XLA" else "",
-                **{key: getattr(options, key) for key in SIZES},
+                **sizes,
             }
             for name in SYSTEMS
         ]
@@ -131,8 +125,7 @@ def main(options):
             f"{row['time_ratio']:6.2f} x full {row['peak_mib']:8.6} MiB "
             f"{row['memory_ratio']:6.4} x full"
         )
-    write_csv(options.output, rows)
-    return None
+    write_measurements(options.output, rows)
 
 
 if __name__ == "__main__":

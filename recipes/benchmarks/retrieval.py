@@ -53,16 +53,14 @@ from recipes.benchmarks.parts.retrieval_exact import measure_exact
 from recipes.benchmarks.parts.retrieval_plot import plot_growth
 from recipes.benchmarks.parts.retrieval_speed import BATCH, TOLERANCE, measure_speed
 from recipes.benchmarks.parts.retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
-from recipes.benchmarks.parts.timing import recorded_command, surroundings, write_csv
+from recipes.common.arguments import ScriptParser, without_folders
+from recipes.common.machine import machine_columns, write_measurements
 
 FUNNEL = (16, 32, 64, 128, 256)  # then the full width; 200, 100, 50, 25 and 10 rows
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--n", type=int, nargs="+", default=[300_000], help="rows of the databases")
     add("--queries", type=int, default=4000, help="queries that judge")
@@ -95,16 +93,11 @@ def parse_arguments(arguments=None):
     )
     add("--seconds", type=float, default=10.0, help="for each timed pair of systems, about")
     add("--cache", default="runs/retrieval_data", help="folder of data, graphs and exports")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/retrieval"), help="folder")
-    add("--tiny", action="store_true", help="small sizes, to see that it runs")
+    tiny = {"n": [20_000], "width": 64, "classes": 50, "queries": 256, "held_out": 256}
+    tiny |= {"exact_rows": 2000, "exact_queries": 64, "seconds": 0.2, "reorder_dim": 32}
+    parser.add_measuring(pathlib.Path("runs/retrieval"), tiny=tiny)
     options = parser.parse_args(arguments)
-    if options.tiny:
-        options.n, options.width, options.classes = [20_000], 64, 50
-        options.queries = options.held_out = 256
-        options.exact_rows, options.exact_queries, options.seconds = 2000, 64, 0.2
-        options.reorder_dim = min(options.reorder_dim, 32)
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = recorded_command("retrieval.py", given)
+    options.command = without_folders(options.command)
     return options
 
 
@@ -257,7 +250,7 @@ def read_table(path):
 
 def write_table(path, rows, n):
     """Writes `rows` and, after them, those of another N that the file holds; gives all of them."""
-    rows = [{**row, **surroundings()} for row in rows]
+    rows = [{**row, **machine_columns()} for row in rows]
     kept = [row for row in read_table(path) if int(row["n"]) != n]
     rows += [{name: row.get(name, "") for name in rows[0]} for row in kept]
     files.write_csv(path, rows)
@@ -277,7 +270,7 @@ def write(output, n, tables, options):
     }
     kept = {name: read_table(output / f"{name}.csv") for name in ("exact", "speed", "memory")}
     targets = reached_targets({**kept, **tables}, options.width)
-    write_csv(output / "targets.csv", [{**row, **about} for row in targets])
+    write_measurements(output / "targets.csv", [{**row, **about} for row in targets])
     plot_growth(tables["speed"], output / "growth.png")
     return targets
 

@@ -12,7 +12,6 @@ Writes reorder.csv into the output folder: one row for each plan and way.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -32,14 +31,13 @@ from mrl_keras.retrieval import IndexOptions, NestedIndex, SearchPlan, exact_sea
 from recipes.benchmarks.parts import retrieval_memory as memory
 from recipes.benchmarks.parts.nested_data import NestedData, mean_ap
 from recipes.benchmarks.parts.retrieval_speed import BATCH, ExportedModel
-from recipes.benchmarks.parts.timing import recorded_command, wall_and_processor, write_csv
+from recipes.common.arguments import ScriptParser, without_folders
+from recipes.common.machine import write_measurements
+from recipes.common.timing import wall_and_processor
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--n", type=int, default=100_000, help="rows of the database")
     add("--queries", type=int, default=4000, help="queries that judge")
@@ -50,14 +48,12 @@ def parse_arguments(arguments=None):
     add("--reorder_dim", type=int, default=256, help="dim of the first rerank")
     add("--kept", type=int, nargs="+", default=[30, 12], help="rows it keeps, one for each length")
     add("--leaves", type=int, default=5, help="leaves opened")
-    add("--repeats", type=int, default=9, help="turns")
     add("--cache", default="runs/retrieval_data", help="folder of data and exports")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/retrieval"), help="folder")
+    parser.add_measuring(pathlib.Path("runs/retrieval"), repeats=9)
     options = parser.parse_args(arguments)
     if len(options.kept) != len(options.shortlist):
         parser.error("--kept takes as many numbers as --shortlist")
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = recorded_command("retrieval_reorder.py", given)
+    options.command = without_folders(options.command)
     return options
 
 
@@ -107,7 +103,7 @@ def main(arguments=None):
                  "command": options.command}
             )  # fmt: skip
             print({key: table[-1][key] for key in list(table[-1])[1:-1]}, flush=True)
-    write_csv(options.output / "reorder.csv", table)
+    write_measurements(options.output / "reorder.csv", table)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ row's scale, which stands with the inverse norms. Writes storage.csv into the ou
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -24,24 +23,22 @@ import tensorflow as tf
 
 from mrl_keras.retrieval import exact_search
 from recipes.benchmarks.parts.nested_data import NestedData, mean_ap
-from recipes.benchmarks.parts.timing import recorded_command, wall_and_processor, write_csv
+from recipes.common.arguments import ScriptParser, without_folders
+from recipes.common.machine import write_measurements
+from recipes.common.timing import wall_and_processor
 
 D_S, SHORTLIST, BLOCK = 32, 140, 128
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--n", type=int, default=30_000, help="rows of the database")
     add("--queries", type=int, default=1024, help="queries that judge")
     add("--width", type=int, default=2048, help="embedding width d")
     add("--classes", type=int, default=1000, help="number of classes")
-    add("--repeats", type=int, default=7, help="turns")
     add("--cache", default="runs/retrieval_data", help="folder of the database file")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/retrieval"), help="folder")
+    parser.add_measuring(pathlib.Path("runs/retrieval"), repeats=7)
     return parser.parse_args(arguments)
 
 
@@ -87,7 +84,6 @@ def main(arguments=None):
         name: lambda rerank=rerank: np.concatenate([rerank(*block).numpy() for block in blocks])
         for name, rerank in rerankers.items()
     }
-    given = sys.argv[1:] if arguments is None else arguments
     table = []
     for name, seconds in wall_and_processor(asked, options.repeats).items():
         stored_rows, scale = tables[name]
@@ -97,10 +93,10 @@ def main(arguments=None):
              "bytes_per_row": stored_rows.shape[1] * stored_rows.dtype.size + scale.itemsize,
              "us_per_query": wall, "processor_us_per_query": cpu,
              "mAP@10": mean_ap(asked[name](), row_labels, labels), "exact_mAP@10": exact,
-             "command": recorded_command("retrieval_storage.py", given)}
+             "command": without_folders(options.command)}
         )  # fmt: skip
         print({key: table[-1][key] for key in list(table[-1])[1:-1]}, flush=True)
-    write_csv(options.output / "storage.csv", table)
+    write_measurements(options.output / "storage.csv", table)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ one process, and prints the medians as ratios to FF of the same mode.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -39,7 +38,9 @@ from mrl_keras import (
     per_prefix,
 )
 from mrl_keras.models import GardenBert, image_classifier, resnet
-from recipes.benchmarks.parts.timing import interleaved_medians, write_csv
+from recipes.common.arguments import ScriptParser
+from recipes.common.machine import write_measurements
+from recipes.common.timing import interleaved_medians
 
 SYSTEMS = {"resnet50": ("FF", "MRL", "MRL-E"), "bert": ("FF", "MRL-E")}
 MODES = ("XLA", "graph")
@@ -47,10 +48,7 @@ TARGET = 1.03
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--models", nargs="+", choices=tuple(SYSTEMS), default=list(SYSTEMS), help="what to time")
     add("--modes", nargs="+", choices=MODES, default=list(MODES), help="how to run it")
@@ -60,17 +58,11 @@ def parse_arguments(arguments=None):
     add("--sequences", type=int, default=32, help="sequences in a step of bert")
     add("--length", type=int, default=128, help="tokens of a sequence")
     add("--positions", type=int, default=20, help="masked positions of a sequence")
-    add("--repeats", type=int, default=9, help="timed steps of each system, interleaved")
-    add("--warm_up", type=int, default=2, help="steps of each system before those")
-    add("--output", default="step_cost.csv", help="CSV file to write")
-    add("--tiny", action="store_true", help="small models as a plain graph, to see that it runs")
-    options = parser.parse_args(arguments)
-    if options.tiny:
-        options.images, options.pixels, options.classes = 2, 32, 4
-        options.sequences, options.length, options.positions = 2, 8, 3
-        options.repeats = options.warm_up = 1
-        options.modes = ["graph"]
-    return options
+    add("--warm_up", type=int, default=2, help="steps of each system before the timed ones")
+    tiny = {"images": 2, "pixels": 32, "classes": 4, "sequences": 2, "length": 8, "positions": 3}
+    tiny |= {"repeats": 1, "warm_up": 1, "modes": ["graph"]}
+    parser.add_measuring("step_cost.csv", repeats=9, tiny=tiny)
+    return parser.parse_args(arguments)
 
 
 def resnet50_step(system, jit_compile, options):
@@ -171,7 +163,7 @@ def main(options):
                     f"{row['milliseconds']:12.1f} ms{row['ratio_to_ff']:8.3f} x FF",
                     flush=True,
                 )
-            write_csv(options.output, rows)
+            write_measurements(options.output, rows)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ TPU_SKIP_MDS_QUERY the import waits for a TPU machine's metadata server.
 
 For every file of recipes/configs/ the task's model, with mixed_bfloat16, goes through TensorFlow's
 bridge to XLA for the TPU platform: once forward, once with the loss and its gradients in training
-mode. What has no kernel on TPU, or no static shape, fails. A line each gives the dots and
-convolutions in bfloat16 of all; float64 is a failure too. A graph with `as_string`, which TPUs
-lack, must fail, or nothing is believed. The exit status is 1 where anything failed.
+mode. A graph fails if an operation has no kernel on TPU, if a shape is not static, or if it holds
+float64. Each graph's line counts its dots and convolutions, and those in bfloat16. As a check of
+the check, a graph with `as_string`, which TPUs lack, must fail. The exit status is 1 if any failed.
 
 Full size keeps model and batch, and takes made data of the full shape for the real set. The
-optimizer, the input pipeline and XLA's own TPU compiler are not part of this: that a graph lowers
-doesn't say that it fits a TPU's memory or is fast there.
+optimizer, the input pipeline and XLA's TPU compiler are not part of this check: a graph that lowers
+may still exceed a TPU's memory or be slow there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import argparse
 import gc
 import importlib
 import pathlib
@@ -44,7 +43,8 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from recipes.common.training import prepared
+from recipes.common.arguments import ScriptParser
+from recipes.common.training import set_up_task
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -56,10 +56,7 @@ def config_names():
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--configs", nargs="+", choices=config_names(), default=config_names(), metavar="NAME")
     add("--sizes", nargs="+", choices=("tiny", "full"), default=["tiny"], help="of the models")
@@ -97,7 +94,7 @@ class Graphs:
     """
 
     def __init__(self, config):
-        task = prepared(config)
+        task = set_up_task(config)
         self.model, self.loss = task.model(), task.loss()
         self.batch = task.train_data(config.batch_size, config.seed).element_spec
         self.weights = [_spec(v) for v in self.model.trainable_variables]
@@ -161,7 +158,7 @@ def first_line(error):
 
 
 def check_platform(platform):
-    """Whether lowering tells anything here: x + 1 lowers, and a detour over strings fails.
+    """Whether lowering is tested here at all: x + 1 lowers, and a detour over strings fails.
 
     Raises:
         SystemExit: this TensorFlow lowers nothing for the platform.

@@ -3,12 +3,12 @@
 import csv
 
 from mrl_keras.files import atomic_file
-from recipes.common.training import restored
+from recipes.common.training import load_trained
 
 
 def evaluate_run(run):
     """Evaluates the newest checkpoint of a run; {name: value}."""
-    task, model = restored(run)
+    task, model = load_trained(run)
     step, found = run.checkpoints.steps()[-1], {}
     for name, value in task.evaluate(model):
         found[name] = float(value)

@@ -1,4 +1,4 @@
-"""What a config says of a pretrained start, for any task.
+"""Pretrained weights and frozen parts, as a config of any task names them.
 
     init_from  the pretrained weights of everything but the head: the work directory of a run, a
                `.keras` file, a Model Garden checkpoint (backbones "garden:..."), or "imagenet"
@@ -7,7 +7,7 @@
     unfrozen   the parts that are trained, as names with * such as "head,stage5_block2*" (see
                `mrl_keras.models.train_only`); empty trains all
 
-Both matter when a run begins; when it goes on, its checkpoint has the weights.
+`init_from` is read when a run begins; when it goes on, its checkpoint has the weights.
 """
 
 import os
@@ -15,10 +15,11 @@ import os
 import numpy as np
 
 from mrl_keras.models import image_backbone, load_backbone, train_only
+from recipes.common.run import Run
 
 
-def unfreeze(config, model):
-    """Freezes what `config.unfrozen` leaves out.
+def freeze_parts(config, model):
+    """Freezes the parts that `config.unfrozen` leaves out.
 
     Raises:
         ValueError: a name that fits no part, or parts frozen at random weights.
@@ -36,31 +37,30 @@ def unfreeze(config, model):
     print(f"Trains {inside} of {model.count_params()} weights: {', '.join(trained)}", flush=True)
 
 
-def initialise(config, model, open_run):
-    """Gives a model the weights of `config.init_from`, if there are any.
+def load_initial_weights(config, model):
+    """Loads the weights of `config.init_from` into a model; an empty one changes nothing.
 
     Args:
         config: the run's.
         model: the run's, built.
-        open_run: function from a work directory to a run with `checkpoints`.
 
     Raises:
-        ValueError: nothing to be read there, or weights of another backbone.
+        ValueError: no weights there, or those of another backbone.
     """
     source = config.get("init_from")
     if not source:
         return
     if os.path.isfile(os.path.join(source, "config.json")):
-        weights = open_run(source).checkpoints.model_arrays()
+        weights = Run.open(source).checkpoints.model_arrays()
     elif source == "imagenet":
-        weights = _application(config, model)
+        weights = _imagenet_weights(config, model)
     else:
         weights = source
     left = load_backbone(model, weights)
     print(f"Starts from {source}, without {left} arrays of its head", flush=True)
 
 
-def _application(config, model):
+def _imagenet_weights(config, model):
     name = config.model.backbone
     if not name.startswith("applications:"):
         raise ValueError(

@@ -1,9 +1,5 @@
 """Nested retrieval beside exact search at the full width: accuracy, cost, time."""
 
-import time
-
-import numpy as np
-
 from mrl_keras.retrieval import (
     NestedIndex,
     SearchPlan,
@@ -11,10 +7,11 @@ from mrl_keras.retrieval import (
     mean_average_precision,
     mflops_per_query,
 )
+from recipes.common.timing import interleaved_medians
 
 
 def compare_retrieval(index, plan, queries, row_labels, query_labels):
-    """Exact search at the full width beside shortlist and rerank, exact and by ScaNN.
+    """Compares exact search at the full width with shortlist and rerank, exact and by ScaNN.
 
     Args:
         index: `NestedIndex` with a ScaNN shortlist at the plan's first dim.
@@ -40,30 +37,23 @@ def compare_retrieval(index, plan, queries, row_labels, query_labels):
         f"exact shortlist {shown}": (exact_shortlist, plan),
         f"ScaNN shortlist {shown}": (index, scann),
     }
+    calls = {
+        name: lambda s=searcher, p=plan: s.search(queries, p)
+        for name, (searcher, plan) in systems.items()
+    }
+    seconds = interleaved_medians(calls, repeats=9, warm_up=1)
     rows = []
-    for name, (searcher, plan) in systems.items():
-        seconds, found = median_seconds(lambda s=searcher, p=plan: s.search(queries, p))
-        relevance = labels_at(found.indices, row_labels) == query_labels[:, None]
+    for name, (_, plan) in systems.items():
+        relevance = labels_at(calls[name]().indices, row_labels) == query_labels[:, None]
         rows.append(
             {
                 "system": name,
                 "mAP@10": mean_average_precision(relevance, 10),
                 "MFLOPs": mflops_per_query(len(index), plan, leaves.num_leaves),
-                "us_per_query": 1e6 * seconds / len(queries),
+                "us_per_query": 1e6 * seconds[name] / len(queries),
             }
         )
     return rows
-
-
-def median_seconds(function, repeats=9):
-    """(median seconds of a call, its last answer); one call before them is not counted."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        answer = function()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times)), answer
 
 
 def retrieval_text(rows):

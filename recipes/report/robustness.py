@@ -34,9 +34,9 @@ from mrl_keras.data import (
 )
 from mrl_keras.evaluation import class_mapping, collect, robustness_accuracy
 from mrl_keras.files import atomic_file
-from recipes.common.training import Run, restored, run_main
-
-FLAGS = flags.FLAGS
+from recipes.common.config_flags import define_workdir, run_main
+from recipes.common.run import Run
+from recipes.common.training import load_trained
 
 
 def measure(run, names, split="test", renamed=None):
@@ -52,7 +52,7 @@ def measure(run, names, split="test", renamed=None):
         ValueError: a run on made images, an evaluation split that is missing, or what
             `class_mapping` and `robustness_accuracy` refuse.
     """
-    task, model = restored(run)
+    task, model = load_trained(run)
     if task.source.builder is None:
         raise ValueError("The run must be on a set of TFDS, which names its classes.")
     model.compile(jit_compile=run.config.jit_compile)
@@ -100,9 +100,12 @@ def main(options):
                 print(f"{name:24} {dim:6} {100 * row.shifted:8.2f} {100 * row.clean:8.2f}")
 
 
+def define_flags(values):
+    define_workdir(values)
+    flags.DEFINE_list("sets", None, "names of TFDS sets, with commas", values, required=True)
+    flags.DEFINE_string("split", "test", "the split of each set", values)
+    flags.DEFINE_string("renamed", None, "JSON file of class names that differ", values)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_list("sets", None, "names of TFDS sets, with commas between them", required=True)
-    flags.DEFINE_string("split", "test", "the split of each set")
-    flags.DEFINE_string("renamed", None, "JSON file of class names that differ")
-    run_main(main, FLAGS)
+    run_main(main, define_flags)

@@ -22,7 +22,7 @@ if not __package__:  # started as a file
 import tqdm
 
 from mrl_keras.files import atomic_file
-from recipes.common.training import Run
+from recipes.common.run import Run
 
 HEADS = {"mrl": "mrl", "mrl_e": "mrl_e", "ff": "ff", "slimmable": "slim"}
 COMMAND = "command.txt"

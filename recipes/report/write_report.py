@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-import shlex
 import sys
 import time
 
@@ -28,7 +27,7 @@ import tensorflow as tf
 import tqdm
 
 from mrl_keras.evaluation import ResultCache
-from recipes.common.one_line_parser import OneLineParser
+from recipes.common.arguments import ScriptParser
 from recipes.report.pages import (
     accuracy,
     analysis,
@@ -61,12 +60,7 @@ LARGEST = 5_000_000
 
 
 def parse_arguments(arguments=None):
-    parser = OneLineParser(
-        prog="write_report.py",
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--runs", nargs="+", required=True, help="work directories, or folders that hold some")
     add("--out", type=pathlib.Path, required=True, help="folder to write")
@@ -115,9 +109,7 @@ def main(arguments=None):
         runs, unfinished = find_runs(options.runs, options.skip_unfinished)
         chosen = {name: getattr(options, name) for name in Options.__dataclass_fields__}
         study = Study(runs, ResultCache(options.cache), Options(**chosen))
-        given = sys.argv[1:] if arguments is None else arguments
-        command = shlex.join(["python", "recipes/report/write_report.py", *map(str, given)])
-        verdicts = write_report(study, options.out, unfinished, command)
+        verdicts = write_report(study, options.out, unfinished, options.command)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
     for verdict in verdicts:

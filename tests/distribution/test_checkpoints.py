@@ -25,7 +25,7 @@ def fit(model, steps=3):
 
 
 def values(model):
-    return [np.asarray(v) for v in (*model.variables, *model.optimizer.variables)]
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
 
 
 @pytest.fixture

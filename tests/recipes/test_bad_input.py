@@ -13,6 +13,7 @@ from tests.support.recipe_runs import (
     finish,
     lengths,
     run,
+    run_here,
     start,
     wait_for_checkpoint,
     weights,
@@ -25,7 +26,8 @@ def streaming(builder, **data):
     """The tiny CIFAR-10 config over a set that is read while training, two images a step."""
     config = importlib.import_module("recipes.configs.cifar10_resnet").get_config("tiny")
     config.update({"batch_size": 2, "steps": 2, "checkpoint_every": 1})
-    config.optimizer.warmup_steps = 0
+    config.optimizer = {"name": "sgd", "learning_rate": 0.05}
+    config.model.width, config.model.options.filters = 8, (8,)
     config.data.update(
         {
             "name": builder.info.full_name.rsplit("/", 1)[0],
@@ -42,6 +44,7 @@ def streaming(builder, **data):
     return config
 
 
+@pytest.mark.slow
 def test_damaged_data_met_while_training_costs_no_checkpoint(damaged, tmp_path):
     kind, builder = damaged
     wanted = "Label out of range 0 to 3: 7 in .*record 2" if kind == "label" else "Corrupt image"
@@ -57,6 +60,7 @@ def test_an_empty_split(streamed, tmp_path):
         training.train(config, tmp_path, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     arguments = RESNET, *lengths(200, 20), f"--workdir={tmp_path}", "--evaluate=False"
     process = start("train.py", *arguments)
@@ -81,14 +85,32 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     ("arguments", "text"),
     [
         (["--config.steps=ten"], "--config.steps=ten"),
-        (["--config.unknown=1"], "error: 'unknown' is no name in this config"),
+        (["--config.unknown=1"], "'unknown' is no name in this config"),
         (["--config.optimizer.learning_rate=high"], "learning_rate=high"),
-        (["--strategy=mirrored", "--logical_cpus=3"], "multiple of the 3 replicas. Received 16"),
+        (["--step=1"], "Unknown command line flag 'step'"),
+        (["steps=1"], r"unknown arguments: \['steps=1'\]"),
+        (["--config=nowhere.py"], "nowhere.py"),
+        (["--logical_cpus=0"], "--logical_cpus=0"),
     ],
 )
 def test_wrong_flags(arguments, text, tmp_path):
+    with pytest.raises(SystemExit, match=f"^error: .*{text}") as raised:
+        run_here("train.py", RESNET, f"--workdir={tmp_path}", *arguments)
+    assert len(str(raised.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_that_are_missing():
+    with pytest.raises(SystemExit, match="^error: .*--workdir must have a value"):
+        run_here("train.py", RESNET)
+    assert "--workdir: folder of the run" in run_here("train.py", "--help")
+
+
+@pytest.mark.slow
+def test_a_batch_that_the_replicas_cannot_share(tmp_path):
+    arguments = "--strategy=mirrored", "--logical_cpus=3"
     code, output = finish(start("train.py", RESNET, f"--workdir={tmp_path}", *arguments))
-    assert code != 0
-    assert text in output
+    assert code == 1
+    assert "error: `batch_size` is the global batch, and must be a multiple of the 3" in output
     assert "Traceback" not in output
     assert not (tmp_path / "checkpoints").exists()

@@ -1,26 +1,34 @@
 """Each benchmark runs at a tiny size and writes its CSV; no times are asserted."""
 
 import csv
-import pathlib
-import subprocess
-import sys
+import importlib
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).parents[2] / "recipes" / "benchmarks"
+from recipes.benchmarks import contrastive
+from recipes.common.arguments import ScriptParser, without_folders
 
 
-def run_tiny(name, tmp_path):
+def run_tiny(name, tmp_path, *arguments):
+    """The rows that a benchmark writes, run in this process."""
+    module = importlib.import_module(f"recipes.benchmarks.{name}")
     output = tmp_path / "result.csv"
-    command = [sys.executable, str(BENCHMARKS / name), "--tiny", f"--output={output}"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr[-3000:]
+    module.main(module.parse_arguments(["--tiny", f"--output={output}", *arguments]))
     with open(output, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_head(tmp_path):
-    rows = run_tiny("head.py", tmp_path)
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Peak memory is not measured, so that no process starts."""
+    for name in ("head", "masked_lm"):
+        module = importlib.import_module(f"recipes.benchmarks.{name}")
+        monkeypatch.setattr(module, "peak_in_own_process", lambda script, options: 3 * 2**20)
+
+
+@pytest.mark.slow
+def test_head(tmp_path, no_processes):
+    rows = run_tiny("head", tmp_path)
     assert {(row["head"], row["mode"]) for row in rows} == {
         (head, mode)
         for head in ("plain", "MRL-E", "MRL", "recomputed MRL-E")
@@ -29,11 +37,27 @@ def test_head(tmp_path):
     for row in rows:
         assert float(row["ratio_to_plain"]) > 0
         assert row["tensorflow"].startswith("2.")
-    assert [row["head"] for row in rows if row["peak_mib"]] == ["plain"]
+    assert [(row["head"], row["peak_mib"]) for row in rows if row["peak_mib"]] == [("plain", "3.0")]
 
 
+@pytest.mark.slow
+def test_peak_memory_is_that_of_a_process_of_its_own():
+    from recipes.benchmarks import head
+    from recipes.benchmarks.parts.memory import peak_in_own_process
+
+    sizes = {"batch": 512, "width": 1024, "classes": 1000, "smallest_dim": 8}
+    peak = peak_in_own_process(head.__file__, {**sizes, "memory_of": "plain"})
+    assert 4 * 512 * 1000 < peak < 2**30  # the logits at least
+
+
+def test_contrastive_systems_agree():
+    options = contrastive.parse_arguments(["--tiny"])
+    contrastive.check_agreement(contrastive.make_steps(options))
+
+
+@pytest.mark.slow
 def test_contrastive(tmp_path):
-    rows = run_tiny("contrastive.py", tmp_path)
+    rows = run_tiny("contrastive", tmp_path)
     assert {(row["system"], row["mode"]) for row in rows} == {
         (system, mode)
         for system in ("loop", "nested", "products only", "exponential only")
@@ -42,8 +66,9 @@ def test_contrastive(tmp_path):
     assert all(float(row["speedup"]) > 0 for row in rows)
 
 
-def test_masked_lm(tmp_path):
-    rows = run_tiny("masked_lm.py", tmp_path)
+@pytest.mark.slow
+def test_masked_lm(tmp_path, no_processes):
+    rows = run_tiny("masked_lm", tmp_path)
     assert {(row["system"], row["mode"]) for row in rows} == {
         (system, mode)
         for system in ("full", "full in blocks", "nested", "nested, logits kept")
@@ -54,7 +79,7 @@ def test_masked_lm(tmp_path):
 
 
 def test_cascade(tmp_path):
-    rows = run_tiny("cascade.py", tmp_path)
+    rows = run_tiny("cascade", tmp_path, "--leaving=0.5")
     assert {(row["head"], row["system"]) for row in rows} == {
         (head, system)
         for head in ("MRL", "MRL-E")
@@ -65,9 +90,16 @@ def test_cascade(tmp_path):
         assert 8 <= float(row["mean_dim"]) <= 32
 
 
+@pytest.mark.slow
+def test_input_pipeline(tmp_path):
+    rows = run_tiny("input_pipeline", tmp_path)
+    assert [row["system"] for row in rows] == ["pipeline", "step", "both"]
+
+
+@pytest.mark.slow
 def test_step_cost(tmp_path):
     pytest.importorskip("official")
-    rows = run_tiny("step_cost.py", tmp_path)
+    rows = run_tiny("step_cost", tmp_path)
     assert [(row["model"], row["system"]) for row in rows] == [
         ("resnet50", "FF"),
         ("resnet50", "MRL"),
@@ -76,3 +108,28 @@ def test_step_cost(tmp_path):
         ("bert", "MRL-E"),
     ]
     assert all(float(row["ratio_to_ff"]) > 0 for row in rows)
+
+
+class TestScriptParser:
+    def parser(self):
+        parser = ScriptParser("recipes/benchmarks/head.py", "Times.\n\nMore text.")
+        parser.add_argument("--batch", type=int, default=256)
+        parser.add_measuring("head.csv", repeats=41, tiny={"batch": 2})
+        return parser
+
+    def test_tiny_sets_its_values(self):
+        assert self.parser().parse_args([]).batch == 256
+        options = self.parser().parse_args(["--tiny", "--repeats=3"])
+        assert (options.batch, options.repeats, options.output) == (2, 3, "head.csv")
+
+    def test_the_command_is_kept(self, tmp_path):
+        options = self.parser().parse_args(["--output", "a b.csv", "--tiny"])
+        command = options.command
+        assert command.endswith("head.py --output 'a b.csv' --tiny")
+        assert without_folders(command).endswith("head.py --tiny")
+
+    def test_a_mistake_is_one_line(self, capsys):
+        with pytest.raises(SystemExit):
+            self.parser().parse_args(["--bat=3"])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == "head: unrecognized arguments: --bat=3 (--help lists the options)"

@@ -8,14 +8,16 @@ import keras
 import numpy as np
 import pytest
 
-from recipes.common.finetuning import initialise, unfreeze
+from recipes.common.finetuning import freeze_parts, load_initial_weights
 from recipes.tasks import task
 from tests.support.recipe_runs import (
     RECIPES,
+    SGD,
     assert_weights,
     finish,
     lengths,
     run,
+    run_here,
     start,
     wait_for_checkpoint,
     weights,
@@ -29,14 +31,15 @@ def pretrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
     resnet = f"--config={RECIPES}/configs/cifar10_resnet.py:tiny"
     head = "--config.head=ff", "--config.ff_dim=16"
-    run("train.py", resnet, *head, f"--workdir={folder}", "--evaluate=False")
+    run_here("train.py", resnet, *head, *SGD, f"--workdir={folder}", "--evaluate=False")
     return folder
 
 
+@pytest.mark.slow
 def test_the_named_parts_alone_are_trained_and_a_second_start_goes_on(pretrained, tmp_path):
     arguments = TINY, *lengths(40, 10), "--config.unfrozen=head,embedding", "--evaluate=False"
     arguments += (f"--config.init_from={pretrained}",)
-    output = run("train.py", *arguments, f"--workdir={tmp_path / 'whole'}")
+    output = run_here("train.py", *arguments, f"--workdir={tmp_path / 'whole'}")
     assert f"Starts from {pretrained}, without 2 arrays of its head" in output
     assert "weights: embedding, head" in output
     before, after = weights(pretrained), weights(tmp_path / "whole")
@@ -63,7 +66,7 @@ def finetuned(**values):
 def test_frozen_parts_need_pretrained_weights():
     config = finetuned(unfrozen="head")
     with pytest.raises(ValueError, match="freeze the rest at random weights: set `init_from` too"):
-        unfreeze(config, task(config).model())
+        freeze_parts(config, task(config).model())
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_frozen_parts_need_pretrained_weights():
 def test_a_start_that_is_not_there(values, text):
     config = finetuned(**values)
     with pytest.raises(ValueError, match=text):
-        initialise(config, task(config).model(), None)
+        load_initial_weights(config, task(config).model())
 
 
 def test_weights_of_keras_applications(monkeypatch):
@@ -95,9 +98,10 @@ def test_weights_of_keras_applications(monkeypatch):
     monkeypatch.setattr(keras.applications, "MobileNetV2", without_download)
     source = []
     monkeypatch.setattr(
-        "finetuning.load_backbone", lambda model, weights: source.append((model, weights))
+        "recipes.common.finetuning.load_backbone",
+        lambda model, weights: source.append((model, weights)),
     )
-    initialise(config, model, None)
+    load_initial_weights(config, model)
     assert asked == ["imagenet"]
     ((given, arrays),) = source
     backbone = [v for v in model.variables if not v.path.startswith("head")]

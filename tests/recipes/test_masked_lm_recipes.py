@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mrl_keras.data import learn_vocabulary, read_vocabulary
 from mrl_keras.export import load, load_manifest
-from recipes.common.training import compiled, prepared
+from recipes.common.training import build_compiled_model, set_up_task
 from recipes.tasks.masked_lm import Task, made_sentences, nesting_dims
 
 pytest.importorskip("official")
@@ -27,8 +27,8 @@ def get_config(name="wikitext2_mlm", mode="tiny", **changes):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_path):
     config = get_config(name, jit_compile=True)
-    task = prepared(config, str(tmp_path / "run"))
-    model = compiled(config, task)
+    task = set_up_task(config, str(tmp_path / "run"))
+    model = build_compiled_model(config, task)
     data = task.train_data(config.batch_size, config.seed)
     inputs, *others = data.element_spec
     assert all(None not in spec.shape for spec in [*inputs.values(), *others])
@@ -78,8 +78,8 @@ def test_training_learns_what_frequencies_do_not_tell():
     config = get_config(batch_size=32, steps=360, jit_compile=True)
     config.optimizer.learning_rate = 1e-2
     config.data.made_examples = 300
-    task = prepared(config)
-    model = compiled(config, task)
+    task = set_up_task(config)
+    model = build_compiled_model(config, task)
     model.fit(task.train_data(32, 0), steps_per_epoch=360, verbose=0)
     values = dict(task.evaluate(model))
     for dim in task.dims:
@@ -89,8 +89,8 @@ def test_training_learns_what_frequencies_do_not_tell():
 
 def test_a_single_prefix_is_trained_alone():
     config = get_config(head="ff")
-    task = prepared(config)
-    model = compiled(config, task)
+    task = set_up_task(config)
+    model = build_compiled_model(config, task)
     table = model.get_layer("bert").embeddings
     head = model.get_layer("head")
     transform = head.transform.bias.numpy().copy()

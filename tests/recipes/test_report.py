@@ -10,7 +10,9 @@ import shutil
 import keras
 import pytest
 
-from recipes.common.training import Run, compiled, prepared, train
+from mrl_keras.files import write_json
+from recipes.common.run import Run
+from recipes.common.training import build_compiled_model, set_up_task, train
 from recipes.report import train_runs as report_runs
 from recipes.report import write_report as report
 from recipes.report.parts.page import anchor
@@ -31,9 +33,9 @@ def config_of(**changes):
 def saved(folder, **changes):
     """A run whose last checkpoint holds the first weights: all that a report asks, in no time."""
     run = Run(str(folder), config_of(**changes))
-    model = compiled(run.config, prepared(run.config))
+    model = build_compiled_model(run.config, set_up_task(run.config))
     run.checkpoints.save(model, run.config.steps)
-    run.write_json("config.json", run.config.to_dict())
+    write_json(run.path("config.json"), run.config.to_dict())
     keras.backend.clear_session()
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from recipes.common.training import Run, restored, train
+from recipes.common.run import Run
+from recipes.common.training import load_trained, train
 from recipes.report import robustness
 
 
@@ -75,7 +76,7 @@ def test_classes_are_matched_by_name(run, tmp_path):
     robustness.main(options)
     with open(run.path("robustness.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
-    task, model = restored(run)
+    task, model = load_trained(run)
     assert [int(row["dim"]) for row in rows] == [*task.dims, *task.dims]
     # 7 + 7 of 20 images are of a known class of the first set, all 20 of the second's.
     assert [int(row["examples"]) for row in rows] == [14] * 4 + [20] * 4

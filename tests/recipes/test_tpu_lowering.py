@@ -21,12 +21,13 @@ def run(*arguments):
 
 def test_it_finds_every_config():
     folder = pathlib.Path(tpu_lowering.__file__).parents[1] / "configs"
-    helpers = {path.stem for path in folder.glob("*defaults.py")}
+    helpers = {"__init__", *(path.stem for path in folder.glob("*defaults.py"))}
     names = {path.stem for path in folder.glob("*.py")} - helpers
     assert set(tpu_lowering.config_names()) == names
     assert {"cifar10_resnet", "resnet50_imagenet"} <= names
 
 
+@pytest.mark.slow
 def test_a_recipe_lowers_and_strings_do_not(capsys):
     run("--configs", "cifar10_resnet", "--platform", "CPU")
     lines = capsys.readouterr().out.splitlines()

@@ -1,8 +1,10 @@
-"""Whole runs of train.py, evaluate.py and export.py in processes of their own."""
+"""Whole runs of train.py, evaluate.py and export.py."""
 
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import time
@@ -10,24 +12,28 @@ import time
 import pytest
 
 from tests.support.recipe_runs import (
+    RECIPES,
     RESNET,
     SGD,
+    SMALL,
     VIT,
     assert_weights,
     finish,
     lengths,
     run,
+    run_here,
     start,
     wait_for_checkpoint,
     weights,
 )
 
+SHORT = *SMALL, *lengths(40, 10)
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    output = run("train.py", RESNET, *lengths(40, 10), f"--workdir={folder}")
-    return folder, output
+    return folder, run_here("train.py", *SHORT, f"--workdir={folder}")
 
 
 def test_a_run_writes_config_checkpoints_logs_and_results(uninterrupted):
@@ -48,56 +54,130 @@ def test_a_run_writes_config_checkpoints_logs_and_results(uninterrupted):
     assert all(0.0 <= float(row["value"]) <= 1.0 for row in rows)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path):
-    arguments = RESNET, *lengths(40, 10), f"--workdir={tmp_path}"
-    process = start("train.py", *arguments, "--evaluate=False")
+def test_a_stopped_run_goes_on_bit_for_bit(uninterrupted, tmp_path):
+    folder, _ = uninterrupted
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / "step-000000040.npz").unlink()
+    output = run_here("train.py", *SHORT, f"--workdir={tmp_path}", "--evaluate=False")
+    assert "Going on after step 30" in output
+    assert_weights(weights(folder), weights(tmp_path))
+
+
+def test_a_trained_run_is_left_alone(uninterrupted):
+    folder, _ = uninterrupted
+    before = weights(folder)
+    output = run_here("train.py", *SHORT, f"--workdir={folder}", "--evaluate=False")
+    assert "is trained: 40 steps" in output
+    assert_weights(before, weights(folder))
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_for_bit(uninterrupted, tmp_path):
+    arguments = *SHORT, f"--workdir={tmp_path}", "--evaluate=False"
+    process = start("train.py", *arguments)
     wait_for_checkpoint(tmp_path, [process])
     os.kill(process.pid, signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
-    assert "Going on after step" in run("train.py", *arguments, "--evaluate=False")
+    assert "Going on after step" in run("train.py", *arguments)
     assert_weights(weights(uninterrupted[0]), weights(tmp_path))
-    assert "is trained: 40 steps" in run("train.py", *arguments, "--evaluate=False")
 
 
-def test_evaluate_and_export_read_the_work_directory(uninterrupted, tmp_path):
+def test_evaluate_reads_the_work_directory(uninterrupted):
     folder, _ = uninterrupted
     before = (folder / "results.csv").read_text()
-    run("evaluate.py", f"--workdir={folder}")
+    run_here("evaluate.py", f"--workdir={folder}")
     assert (folder / "results.csv").read_text() == before
-    for version in ("1", "2"):
-        output = run("export.py", f"--workdir={folder}", f"--output={tmp_path}")
-        assert f"Exported {tmp_path}/{version}" in output
+
+
+def test_export_reads_the_work_directory(uninterrupted, tmp_path):
+    folder, _ = uninterrupted
+    output = run_here("export.py", f"--workdir={folder}", f"--output={tmp_path}")
+    assert f"Exported {tmp_path}/1" in output
     assert (tmp_path / "1" / "saved_model.pb").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--config.unknown=1"], "unknown"),
-        (["--config.head=mlr"], "error: `head` must be one of"),
-        (["--config.steps=7", "--config.checkpoint_every=2"], "error: `checkpoint_every` must div"),
-        (["--config.optimizer.name=sdg"], "error: `optimizer.name` must be one of"),
-        (["--config.precision=float8"], "error: `precision` must be one of"),
-        (["--config.data.name=cifra10"], "error: No image classification set is named 'cifra10'"),
-        (["--strategy=multi_worker"], "error: The strategy 'multi_worker' reads the environment"),
+        (["--config.head=mlr"], "`head` must be one of"),
+        (["--config.steps=7", "--config.checkpoint_every=2"], "`checkpoint_every` must divide"),
+        (["--config.optimizer.name=sdg"], "`optimizer.name` must be one of"),
+        (["--config.precision=float8"], "`precision` must be one of"),
+        (["--config.data.name=cifra10"], "No image classification set is named 'cifra10'"),
+        (["--strategy=multi_worker"], "The strategy 'multi_worker' reads the environment"),
     ],
 )
-def test_one_clear_line(arguments, text, tmp_path):
-    code, output = finish(start("train.py", RESNET, f"--workdir={tmp_path}", *arguments))
-    assert code != 0
-    assert text in output
-    if text.startswith("error"):
-        assert "Traceback" not in output
+def test_a_wrong_value_is_one_clear_line(arguments, text, tmp_path):
+    with pytest.raises(SystemExit, match=f"^\nerror: {text}"):
+        run_here("train.py", RESNET, f"--workdir={tmp_path}", *arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_work_directory_of_another_config(uninterrupted):
     folder, _ = uninterrupted
     before = weights(folder)
-    arguments = *lengths(40, 10), f"--workdir={folder}", "--config.seed=5"
-    code, output = finish(start("train.py", RESNET, *arguments))
-    assert code != 0
-    assert "is of another configuration: seed is 0 there and 5 here" in output
+    with pytest.raises(SystemExit, match="another configuration: seed is 0 there and 5 here"):
+        run_here("train.py", *SHORT, f"--workdir={folder}", "--config.seed=5")
     assert_weights(before, weights(folder))
+
+
+def scripts():
+    """Those that a user starts, but for query.py, which imports nothing of the repository."""
+    files = (path for path in RECIPES.rglob("*.py") if path.name != "query.py")
+    files = (path for path in files if path.parent.name != "parts")
+    return [path for path in files if '__name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: str(path.relative_to(RECIPES)))
+def test_a_script_started_as_a_file_finds_the_repository(path):
+    levels = len(path.relative_to(RECIPES).parts)
+    found = re.findall(
+        r"^if not __package__:.*\n    sys\.path\[0\] = .*\.parents\[(\d)\]\)$",
+        path.read_text(),
+        re.MULTILINE,
+    )
+    assert found == [str(levels)]
+
+
+def test_scripts_alone_are_at_the_root_of_the_recipes():
+    names = {path.name for path in RECIPES.glob("*.py")} - {"__init__.py", "query.py"}
+    assert names == {path.name for path in scripts() if path.parent == RECIPES}
+
+
+AT_EXIT = """
+import atexit, json, os, sys
+
+@atexit.register
+def write():
+    from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
+    modules = dict(sys.modules).items()
+    files = {name: module.__file__ for name, module in modules if getattr(module, "__file__", None)}
+    with open(os.environ["LOADED"], "w") as file:
+        json.dump({"files": files, "classes": list(GLOBAL_CUSTOM_NAMES.values())}, file)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_and_a_module_load_each_module_once(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(AT_EXIT)
+    root, processes = RECIPES.parent, {}
+    for script, paths in {"train.py": [tmp_path], "recipes.train": [tmp_path, root]}.items():
+        processes[script] = start(
+            script, *SMALL, *lengths(4, 4),
+            f"--workdir={tmp_path / script}", cwd=tmp_path,
+            LOADED=str(tmp_path / f"{script}.json"), PYTHONPATH=os.pathsep.join(map(str, paths)),
+        )  # fmt: skip
+    for script, process in processes.items():
+        code, output = finish(process)
+        assert code == 0, output[-3000:]
+        loaded = json.loads((tmp_path / f"{script}.json").read_text())
+        files = {name: file for name, file in loaded["files"].items() if str(root) in file}
+        assert files["recipes.tasks.image_classification"].startswith(str(RECIPES))
+        assert len(files) > 30
+        assert len(set(files.values())) == len(files)
+        assert all(name.startswith(("recipes", "mrl_keras", "__main__")) for name in files)
+        assert len(set(loaded["classes"])) == len(loaded["classes"])
+    assert_weights(*(weights(tmp_path / script) for script in processes))
 
 
 def workers(config, folder, *arguments):
@@ -119,19 +199,21 @@ def workers(config, folder, *arguments):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "steps"), [(VIT, 20), (RESNET, 4)], ids=["ViT", "ResNet, synchronised batch norm"]
 )
 def test_two_workers_equal_one_process(config, steps, tmp_path):
     arguments = *lengths(steps, steps), *SGD
     both = workers(config, tmp_path / "two", *arguments)
-    run("train.py", config, f"--workdir={tmp_path / 'one'}", "--evaluate=False", *arguments)
+    run_here("train.py", config, f"--workdir={tmp_path / 'one'}", "--evaluate=False", *arguments)
     for process in both:
         code, output = finish(process)
         assert code == 0, output[-3000:]
     assert_weights(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_lost_worker_stops_the_other_and_a_restart_goes_on_bit_for_bit(tmp_path):
     arguments = *lengths(200, 20), *SGD
     both = workers(VIT, tmp_path / "lost", *arguments)

@@ -1,6 +1,7 @@
-"""Gradients of a contrastive loss over the gathered batch, under 1 or 2 replicas.
+"""Writes the gradients of a contrastive loss over the gathered batch, of 1 and of 2 replicas.
 
-python -m tests.support.gathered_gradients REPLICAS FILE
+A process of its own, since devices are split before TensorFlow starts:
+`python -m tests.support.gathered_gradients OUTPUT.npz`
 """
 
 import sys
@@ -8,17 +9,14 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.distribution import gather, strategy
+from mrl_keras.distribution import gather, split_cpu
 
 
 def gradients(replicas):
-    devices = [tf.config.LogicalDeviceConfiguration()] * replicas
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
-    scheme = strategy("mirrored")
-    assert scheme.num_replicas_in_sync == replicas
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
     rng = np.random.default_rng(0)
     images, texts = rng.normal(size=(2, 8, 5)).astype("float32")
-    with scheme.scope():
+    with strategy.scope():
         weights = tf.Variable(rng.normal(size=(5, 4)).astype("float32"))
 
     def step(images, texts):
@@ -36,12 +34,13 @@ def gradients(replicas):
         rows = slice(context.replica_id_in_sync_group * part, None)
         return images[rows][:part], texts[rows][:part]
 
-    given = scheme.experimental_distribute_values_from_function(
+    given = strategy.experimental_distribute_values_from_function(
         lambda context: tuple(map(tf.constant, shares(context)))
     )
-    found = tf.function(lambda: scheme.run(step, args=given))()
-    return scheme.reduce("SUM", found, axis=None).numpy()
+    found = tf.function(lambda: strategy.run(step, args=given))()
+    return strategy.reduce("SUM", found, axis=None).numpy()
 
 
 if __name__ == "__main__":
-    np.save(sys.argv[2], gradients(int(sys.argv[1])))
+    split_cpu(2)
+    np.savez(sys.argv[1], **{str(replicas): gradients(replicas) for replicas in (1, 2)})

@@ -1,28 +1,29 @@
-"""What the benchmarks share: the peak memory of a step, measured in a process of its own."""
+"""The peak memory of a step, measured in a process of its own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 
-def peak_in_own_process(script: str, flags: Sequence[str]) -> int:
-    """Bytes that `script` prints when run with `flags`, which lead it to `print_peak_over`.
+def peak_in_own_process(script: str, options: Mapping[str, object]) -> int:
+    """Runs a benchmark that calls `print_peak_over`, and gives the bytes that it prints.
 
     Args:
         script: the benchmark's `__file__`.
-        flags: command-line flags that choose the system and its sizes.
+        options: {option: value} of its command line, which choose the system and its sizes.
     """
+    flags = [f"--{name}={value}" for name, value in options.items()]
     command = [sys.executable, os.path.abspath(script), *flags]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def print_peak_over(step: Callable[[], object], repeats: int = 3) -> None:
-    """Print the process's peak resident bytes after some steps, over those before the first.
+    """Prints the process's peak resident bytes after some steps, over those before the first.
 
-    Building or compiling the step is included; XLA itself is loaded before.
+    Building or compiling the step is included; loading XLA is not.
     """
     import tensorflow as tf  # not above: other benchmarks measure processes without it
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mrl_keras.retrieval import exact_search
 from recipes.benchmarks.parts import retrieval_memory as memory
-from recipes.benchmarks.parts.timing import interleaved_medians
+from recipes.common.timing import interleaved_medians
 
 K = 100
 BUDGET = 1 << 28

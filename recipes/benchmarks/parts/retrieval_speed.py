@@ -17,7 +17,7 @@ from recipes.benchmarks.parts.retrieval_peers import (
     ScannFullWidth,
     ScannTruncate,
 )
-from recipes.benchmarks.parts.timing import interleaved_medians
+from recipes.common.timing import interleaved_medians
 
 BATCH = 256
 TOLERANCE = 0.1

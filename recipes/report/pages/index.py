@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import pathlib
 import platform
-import sys
 
+from recipes.common.machine import available_cores, processor_name, versions
 from recipes.report.parts.page import anchor, verdict_table
 from recipes.report.parts.runs import budget_differences
 
@@ -89,16 +87,10 @@ def _remarks(study, unfinished):
 
 
 def _environment(study, command, spent):
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{name} not installed")
-    cores = len(os.sched_getaffinity(0))
+    installed = [f"{name} {found or 'not installed'}" for name, found in versions(PACKAGES).items()]
     return (
-        f"{_processor()}, {cores} cores. Python {sys.version.split()[0]}, "
-        f"{', '.join(versions)}.\n\n"
+        f"{processor_name()}, {available_cores()} cores. Python {platform.python_version()}, "
+        f"{', '.join(installed)}.\n\n"
         f"```bash\n{_training_command(study)}\n{command}\n```\n\n"
         f"Making the report took {spent[0] / 60:.1f} CPU minutes ({spent[1] / 60:.1f} of wall "
         "time), less what an earlier run had cached.\n"
@@ -113,12 +105,3 @@ def _training_command(study):
         return "\n".join(note.read_text().strip() for note in notes)
     names = ", ".join(sorted({run.name for run in study.runs}))
     return f"# {names}: recipes/train.py, one work directory each (or recipes/report/train_runs.py)"
-
-
-def _processor():
-    try:
-        with open("/proc/cpuinfo") as file:
-            found = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
-    except OSError:
-        found = []
-    return found[0] if found else platform.processor() or platform.machine()

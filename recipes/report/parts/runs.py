@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mrl_keras import NestingDims
 from mrl_keras.distribution.checkpoints import config_difference
-from recipes.common.training import Run
+from recipes.common.run import Run
 from recipes.tasks.image_classification import nesting_dims
 
 METHODS = {"mrl": "MRL", "mrl_e": "MRL-E", "ff": "FF"}

@@ -15,7 +15,7 @@ from mrl_keras.data import class_names
 from mrl_keras.data.image.corruptions import CORRUPTIONS, corrupt
 from mrl_keras.evaluation import ResultCache
 from mrl_keras.retrieval import exact_search
-from recipes.common.training import prepared, restored
+from recipes.common.training import load_trained, set_up_task
 from recipes.report.parts.runs import METHODS, TrainedRun
 from recipes.tasks.image_classification import encoder_of, head_logits
 
@@ -65,7 +65,7 @@ class Study:
         self.dims: NestingDims = first.dims
         self.all_dims: NestingDims = first.dims.with_interpolated()
         self._models = functools.lru_cache(maxsize=1)(self._restored)
-        self._task = functools.lru_cache(lambda: prepared(self.runs[0].run.config))
+        self._task = functools.lru_cache(lambda: set_up_task(self.runs[0].run.config))
 
     def of(self, method: str) -> dict[int, TrainedRun]:
         """{seed: run} of a method that has one run for each seed, such as "MRL"."""
@@ -165,7 +165,7 @@ class Study:
 
     def _restored(self, run):
         keras.backend.clear_session()
-        return restored(run.run)
+        return load_trained(run.run)
 
     def _embed(self, run):
         task, model = self._models(run)

@@ -1,0 +1,73 @@
+"""The flags of scripts that take a config or a trained run: absl and ml_collections."""
+
+from __future__ import annotations
+
+import sys
+
+import tensorflow as tf
+from absl import flags
+from ml_collections import config_flags
+
+
+def define_config(values):
+    """Defines --config, and --config.NAME for each of its values.
+
+    Args:
+        values: `absl.flags.FlagValues`.
+    """
+    config_flags.DEFINE_config_file(
+        "config", None, "path of a config, with :tiny for its tiny mode", flag_values=values
+    )
+    flags.mark_flag_as_required("config", flag_values=values)
+
+
+def define_workdir(values):
+    """Defines --workdir, the folder of a run."""
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values, required=True)
+
+
+def run_main(main, define_flags):
+    """Parses the command line and calls `main`, with one clear line for what its user can repair.
+
+    Args:
+        main: function of the parsed flags.
+        define_flags: function that defines the script's flags in `absl.flags.FlagValues`.
+
+    Raises:
+        SystemExit: a wrong flag, or a ValueError, ImportError or OSError of `main`.
+    """
+    values = flags.FlagValues()
+    define_flags(values)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{sys.modules[main.__module__].__doc__}\nflags:\n{values.get_help()}")
+        return
+    options = _parse(values)
+    try:
+        main(options)
+    except (ValueError, ImportError, OSError) as error:
+        raise SystemExit(f"\nerror: {error}") from error  # after a progress bar's open line
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise SystemExit(
+            "\nerror: another worker was lost "
+            f"({error.message.splitlines()[0][:200]}). Start all workers again with the same "
+            "--workdir: they go on from the newest checkpoint."
+        ) from error
+
+
+def _parse(values):
+    try:
+        _, *unknown = values(sys.argv)
+        if "config" in values:
+            values.config.keys()  # raises what went wrong when the file was read
+    except (AttributeError, KeyError) as error:  # of ml_collections, for a name it lacks
+        name = str(error).strip("\"'").splitlines()[0]
+        raise SystemExit(
+            f"error: {name!r} is no name in this config. Its file in recipes/configs/, and the "
+            "*_defaults.py there, have them all."
+        ) from error
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        text = " ".join(str(error).split())
+        raise SystemExit(f"error: {text} (--help lists the flags)") from error
+    if unknown:
+        raise SystemExit(f"error: unknown arguments: {unknown} (--help lists the flags)")
+    return values
