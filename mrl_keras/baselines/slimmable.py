@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from mrl_keras.nesting import NestingDims
-from mrl_keras.registry import register, revived
+from mrl_keras.registry import deserialize_entry, register
 
 PAPER_WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -106,7 +106,7 @@ class Slimmable(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config, "layer", keras.saving.deserialize_keras_object))
+        return cls(**deserialize_entry(config, "layer", keras.saving.deserialize_keras_object))
 
 
 def slim(channels: int, width: float) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrl_keras.cascade.policy import CascadePolicy
-from mrl_keras.registry import register, revived
+from mrl_keras.registry import deserialize_entry, register
 
 
 @register
@@ -144,7 +144,7 @@ class AdaptiveClassifier(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config, "classifier", keras.saving.deserialize_keras_object))
+        return cls(**deserialize_entry(config, "classifier", keras.saving.deserialize_keras_object))
 
 
 def _confidence(logits, temperature):

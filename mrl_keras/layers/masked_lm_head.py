@@ -7,7 +7,7 @@ from mrl_keras.checks import whole_number
 from mrl_keras.layers.matryoshka_dense import efficient_prefix_logits
 from mrl_keras.layers.nested_softmax import nested_label_scores
 from mrl_keras.nesting import NestingDims
-from mrl_keras.registry import register, revived
+from mrl_keras.registry import deserialize_entry, register
 
 
 def gather_positions(hidden, positions):
@@ -210,7 +210,7 @@ class MaskedLMHead(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config, "embedding", keras.layers.deserialize))
+        return cls(**deserialize_entry(config, "embedding", keras.layers.deserialize))
 
 
 def _check_embedding(embedding):

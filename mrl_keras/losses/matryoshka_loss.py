@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from mrl_keras.nesting import checked_relative_importance
-from mrl_keras.registry import register, revived
+from mrl_keras.registry import deserialize_entry, register
 
 PREFIX_REDUCTIONS = ("sum", "mean")
 
@@ -124,7 +124,7 @@ class MatryoshkaLoss(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config, "loss", keras.losses.deserialize))
+        return cls(**deserialize_entry(config, "loss", keras.losses.deserialize))
 
 
 def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):

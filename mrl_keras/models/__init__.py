@@ -7,11 +7,6 @@ from mrl_keras.models.dual_encoder import bert_tower, dual_encoder, towers
 from mrl_keras.models.finetuning import load_backbone, part_names, train_only
 from mrl_keras.models.garden.image import GardenResNet, GardenViT
 from mrl_keras.models.garden.text import GardenBert
-from mrl_keras.models.global_contrastive import (
-    GatheredBatch,
-    GlobalSymmetricContrastive,
-    InBatchAccuracy,
-)
 from mrl_keras.models.image_classifier import image_classifier, small_convnet
 from mrl_keras.models.mask_filling import TokenPlaces, TopPieces
 from mrl_keras.models.masked_lm import (
@@ -29,9 +24,6 @@ __all__ = [
     "GardenBert",
     "GardenResNet",
     "GardenViT",
-    "GatheredBatch",
-    "GlobalSymmetricContrastive",
-    "InBatchAccuracy",
     "MaskedMean",
     "RetrievalModel",
     "TokenPlaces",

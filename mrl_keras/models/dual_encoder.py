@@ -2,8 +2,7 @@
 
 import keras
 
-from mrl_keras.layers import MatryoshkaSimilarity
-from mrl_keras.models.global_contrastive import GatheredBatch
+from mrl_keras.layers import GatheredBatch, MatryoshkaSimilarity
 from mrl_keras.models.text_embedder import text_embedder
 from mrl_keras.nesting import NestingDims
 
@@ -16,7 +15,7 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
     S[i, p, j] = cos(image[i, :m], text[j, :m]) / T for the p-th prefix size m: MRL on both
     embeddings, each prefix L2-normalised by itself. Under `tf.distribute` a replica's images are
     compared with the texts of all replicas, which are gathered once, at full width. Compile it
-    with `MatryoshkaLoss(GlobalSymmetricContrastive())`.
+    with `MatryoshkaLoss(SymmetricContrastive("gathered"))`.
 
     Args:
         image_tower: `keras.Model`, one input -> (batch, d), such as `image_backbone` makes.
@@ -40,13 +39,13 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
     Example:
 
     >>> import keras
-    >>> from mrl_keras import MatryoshkaLoss
-    >>> from mrl_keras.models import GlobalSymmetricContrastive, dual_encoder
+    >>> from mrl_keras import MatryoshkaLoss, SymmetricContrastive
+    >>> from mrl_keras.models import dual_encoder
     >>> pixels, words = (keras.Input((4,), name=name) for name in ("pixels", "words"))
     >>> image = keras.Model(pixels, keras.layers.Dense(8)(pixels))
     >>> text = keras.Model(words, keras.layers.Dense(8)(words))
     >>> model = dual_encoder(image, text, [2, 4, 8])
-    >>> model.compile("adam", loss=MatryoshkaLoss(GlobalSymmetricContrastive()))
+    >>> model.compile("adam", loss=MatryoshkaLoss(SymmetricContrastive("gathered")))
     >>> pairs = {"pixels": np.eye(4, dtype="float32"), "words": np.eye(4, dtype="float32")}
     >>> history = model.fit(pairs, np.zeros(4), verbose=0)  # the labels are not read
     >>> model(pairs).shape

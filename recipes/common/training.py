@@ -13,7 +13,7 @@ import psutil
 import tensorflow as tf
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data import clear_image_errors
+from mrl_keras.data import Sampling, explain_image_errors
 from mrl_keras.distribution import (
     Checkpoints,
     distributed,
@@ -139,10 +139,10 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
         print(f"Going on after step {start}", flush=True)
 
     def batches(rows, shard):
-        return the_task.train_data(rows, config.seed, shard=shard, start_step=start)
+        return the_task.train_data(rows, Sampling(config.seed, *shard, start))
 
     logs = run.path("logs") if chief else run.path(f"logs_worker{scheme.cluster_resolver.task_id}")
-    with distributed(model), clear_image_errors(str(config.data.get("name", "the data set"))):
+    with distributed(model), explain_image_errors(str(config.data.get("name", "the data set"))):
         model.fit(
             global_batches(scheme, config.batch_size, batches),
             steps_per_epoch=config.checkpoint_every,

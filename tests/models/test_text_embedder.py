@@ -4,9 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras import MatryoshkaLoss, PairRanking
+from mrl_keras import CoSENT, MatryoshkaLoss, SymmetricContrastive
 from mrl_keras.models import (
-    GlobalSymmetricContrastive,
     MaskedMean,
     bert_tower,
     sentence_pairs,
@@ -58,8 +57,8 @@ def test_pairs_train_compiled_by_both_objectives_and_survive_a_file(tmp_path):
     keras.utils.set_random_seed(0)
     model = sentence_pairs(text_embedder(6, width=8, **SIZES), [2, 8], temperature=0.1)
     losses = {
-        "similarity": MatryoshkaLoss(GlobalSymmetricContrastive()),
-        "cosine": MatryoshkaLoss(PairRanking()),
+        "similarity": MatryoshkaLoss(SymmetricContrastive("gathered")),
+        "cosine": MatryoshkaLoss(CoSENT()),
     }
     model.compile("adam", loss=losses, jit_compile=True)
     x = tokens(8, [6, 5, 4, 3] * 2, "first_") | tokens(8, [6, 5, 4, 3] * 2, "second_")
