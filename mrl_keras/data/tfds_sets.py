@@ -17,7 +17,7 @@ def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
         name: str, of TFDS, with version or config if wanted.
         data_dir: folder of TFDS; None is the environment's TFDS_DATA_DIR or TFDS's own default.
         kind: what is wanted, for errors: "image classification set".
-        check: function of the builder that raises a ValueError where it is no such set.
+        check: function of the builder that raises a ValueError where it is another kind of set.
         known: names that would do, for errors.
 
     Raises:

@@ -47,7 +47,7 @@ class MatryoshkaPairwiseCosine(EmbeddingPairLayer):
         (n, prefixes, 1).
 
     Raises:
-        ValueError: invalid `nesting_dims`, or inputs that are no pair of tensors of one shape
+        ValueError: invalid `nesting_dims`, or inputs other than two tensors of one shape
             and of the width d.
 
     Example:

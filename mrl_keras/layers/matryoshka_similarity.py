@@ -187,7 +187,7 @@ class MatryoshkaSimilarity(EmbeddingPairLayer):
         temperature want `dtype="float32"`, like any output layer.
 
     Raises:
-        ValueError: invalid `nesting_dims` or `temperature`, or inputs that are no pair of
+        ValueError: invalid `nesting_dims` or `temperature`, or inputs other than two
             tensors of width d.
 
     Example:

@@ -30,7 +30,7 @@ class PrefixMetric(keras.metrics.Metric):
         sample_weight: optional, passed on to `metric`.
 
     Raises:
-        ValueError: `metric` is no Keras metric, `dim` is not in `nesting_dims`, or the
+        ValueError: `metric` is not a Keras metric, `dim` is not in `nesting_dims`, or the
             output has another number of prefixes.
 
     Example:

@@ -30,7 +30,7 @@ class MaskedMean(keras.layers.Layer):
 
     Example:
 
-    >>> from mrl_keras.models import MaskedMean
+    >>> from mrl_keras.models.text_embedder import MaskedMean
     >>> sequence = np.array([[[1.0], [3.0], [9.0]]], "float32")
     >>> MaskedMean()([sequence, np.array([[1, 1, 0]])]).numpy().tolist()
     [[2.0]]

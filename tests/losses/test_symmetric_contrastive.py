@@ -192,7 +192,11 @@ def test_sample_weights():
 
 @pytest.mark.parametrize(
     ("jit_compile", "dtype"),
-    [(False, "float32"), (False, "mixed_float16"), (True, "mixed_bfloat16")],
+    [
+        (False, "float32"),
+        pytest.param(False, "mixed_float16", marks=pytest.mark.slow),
+        pytest.param(True, "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
 )
 def test_a_dual_encoder_is_trained(jit_compile, dtype):
     """Shuffled pairs, a partial last batch, a learnable temperature, and the saved model."""

@@ -47,9 +47,9 @@ def test_each_metric_sees_its_own_prefix():
         "sparse_categorical_accuracy_d2": 1.0,
         "sparse_categorical_accuracy_d4": 0.0,
         "sparse_categorical_accuracy_d8": 0.0,
-        "top_2_d2": 1.0,
-        "top_2_d4": 1.0,
-        "top_2_d8": 0.0,
+        "top2_d2": 1.0,
+        "top2_d4": 1.0,
+        "top2_d8": 0.0,
     }
 
 

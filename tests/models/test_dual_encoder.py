@@ -9,9 +9,9 @@ import pytest
 
 from mrl_keras import InBatchAccuracy, MatryoshkaLoss, SymmetricContrastive, per_prefix
 from mrl_keras.models import (
-    bert_tower,
     dual_encoder,
     image_backbone,
+    text_embedder,
     towers,
 )
 from tests.support.global_contrastive import DIMS, made_model, pairs, tower
@@ -63,7 +63,7 @@ def test_model_garden_towers_train_compiled_and_survive_a_file(tmp_path):
     keras.utils.set_random_seed(0)
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2}
     image = image_backbone("garden:vit", (16, 16, 3), patch_size=8, mlp_dim=32, **sizes)
-    text = bert_tower(6, vocab_size=30, inner_dim=32, **sizes)
+    text = text_embedder(6, pooling="cls", vocab_size=30, inner_dim=32, **sizes)
     model = dual_encoder(image, text, [4, 16])
     loss = MatryoshkaLoss(SymmetricContrastive("gathered"))
     metrics = per_prefix(InBatchAccuracy(), [4, 16])

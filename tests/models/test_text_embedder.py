@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 
 from mrl_keras import CoSENT, MatryoshkaLoss, SymmetricContrastive
-from mrl_keras.models import (
-    MaskedMean,
-    bert_tower,
-    sentence_pairs,
-    text_embedder,
-)
+from mrl_keras.models import sentence_pairs, text_embedder
+from mrl_keras.models.text_embedder import MaskedMean
 from tests.support.contracts import check_config_round_trip
 
 RNG = np.random.default_rng(0)
@@ -48,7 +44,7 @@ def test_poolings():
     first = text_embedder(6, pooling="cls", **SIZES)
     found = first.get_layer("bert")(x)["sequence_output"][:, 0]
     np.testing.assert_allclose(first.predict(x, verbose=0), found, atol=1e-5)
-    assert bert_tower(6, width=8, **SIZES).output_shape == (None, 8)
+    assert text_embedder(6, width=8, pooling="cls", **SIZES).output_shape == (None, 8)
     with pytest.raises(ValueError, match="`pooling` must be one of .* Received 'max'"):
         text_embedder(6, pooling="max", **SIZES)
 

@@ -1,7 +1,7 @@
-"""Random changes of training images, each decided by the example's own seed.
+"""Random crops and flips of training images, decided by the example's own seed.
 
-No state: the crop and flip of an example follow from (seed, epoch, index) alone, whichever
-worker reads it, in whichever batch, before or after a restart.
+Keras's augmentation layers and `tf.image` draw from a generator with a state; here the crop and
+flip of an example follow from (seed, epoch, index) alone, whichever worker reads it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The records of TFDS's image sets, looked at before anything is decoded."""
+"""Records of TFDS's image sets, parsed and checked before any image is decoded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def explain_image_errors(what="the data set"):
 
 
 def parse_labelled_image(builder, record, name, row, classes):
-    """(encoded image, label) of a record; both are looked at before anything is decoded."""
+    """(encoded image, label) of a record; a wrong one raises before anything is decoded."""
     encoded, example, where = parse_image(builder, record, name, row)
     label = example["label"]
     text = ["Label out of range 0 to ", str(classes - 1), ": ", tf.strings.as_string(label)]
@@ -50,7 +50,7 @@ def parse_labelled_image(builder, record, name, row, classes):
 
 
 def parse_image(builder, record, name, row):
-    """(encoded image, example, place) of a record; the image is looked at, not decoded.
+    """(encoded image, example, place) of a record; the image is checked, not decoded.
 
     Args:
         builder: of the set.

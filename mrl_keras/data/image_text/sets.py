@@ -1,4 +1,4 @@
-"""Images with captions: TFDS's image-text sets, found by name, checked and read."""
+"""TFDS's image-text sets by name, read into memory."""
 
 from __future__ import annotations
 
