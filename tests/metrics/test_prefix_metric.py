@@ -75,7 +75,7 @@ def test_one_specification_makes_independent_metrics():
     first.update_state(LABELS, NESTED)
     assert float(second.metric.count) == 0.0
     assert float(template.count) == 0.0
-    assert [first.name, second.name] == ["top_1_d2", "top_1_d4"]
+    assert [first.name, second.name] == ["top1_d2", "top1_d4"]
 
 
 def test_a_loss_name_becomes_a_mean():
