@@ -1,39 +1,49 @@
 """Matryoshka Representation Learning for TensorFlow and Keras 3 (arXiv 2205.13147).
 
-The layers, losses and metrics are here; `mrl_keras.retrieval`, `mrl_keras.evaluation`,
-`mrl_keras.models`, `mrl_keras.data` and `mrl_keras.export` are imported by name.
+Train: `NestingDims` are the prefix sizes; a head (`MatryoshkaDense` for classes,
+`MatryoshkaSimilarity` or `MatryoshkaPairwiseCosine` for pairs, `MaskedLMHead` for masked language
+models) gives outputs for all prefixes; `MatryoshkaLoss` wraps the loss of one prefix, and
+`per_prefix` makes a metric for each.
+
+Use: `normalize_prefix(embeddings, dim)` cuts embeddings to a prefix and normalises it, so that
+inner products are cosines.
+
+Imported by name: `mrl_keras.models`, `mrl_keras.data`, `mrl_keras.retrieval`, `mrl_keras.cascade`,
+`mrl_keras.baselines`, `mrl_keras.evaluation`, `mrl_keras.distribution`, `mrl_keras.export`.
 """
 
 from mrl_keras.layers import (
+    GatheredBatch,
     MaskedLMHead,
-    MatryoshkaCosine,
     MatryoshkaDense,
+    MatryoshkaPairwiseCosine,
     MatryoshkaSimilarity,
     PrefixNormalization,
     normalize_prefix,
 )
 from mrl_keras.losses import (
+    CoSENT,
     MaskedLMCrossentropy,
     MatryoshkaLoss,
-    PairRanking,
     SmoothedSparseCategoricalCrossentropy,
     SymmetricContrastive,
 )
-from mrl_keras.metrics import PrefixMetric, per_prefix
-from mrl_keras.metrics.masked_lm_accuracy import MaskedLMAccuracy
+from mrl_keras.metrics import InBatchAccuracy, MaskedLMAccuracy, PrefixMetric, per_prefix
 from mrl_keras.nesting import NestingDims
 from mrl_keras.version import __version__
 
 __all__ = [
+    "CoSENT",
+    "GatheredBatch",
+    "InBatchAccuracy",
     "MaskedLMAccuracy",
     "MaskedLMCrossentropy",
     "MaskedLMHead",
-    "MatryoshkaCosine",
     "MatryoshkaDense",
     "MatryoshkaLoss",
+    "MatryoshkaPairwiseCosine",
     "MatryoshkaSimilarity",
     "NestingDims",
-    "PairRanking",
     "PrefixMetric",
     "PrefixNormalization",
     "SmoothedSparseCategoricalCrossentropy",

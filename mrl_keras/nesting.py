@@ -1,7 +1,7 @@
-"""Nesting dims: which prefixes of an embedding are trained, and what may be asked of them.
+"""Nesting dims: the trained prefix sizes of an embedding, checked, and their relative importance.
 
-This is the one module that knows what a valid list of prefix sizes is. It needs only the
-standard library, so that the parts of the package that take arrays stay free of Keras.
+Needs the standard library alone, so that the parts of the package that take arrays stay free of
+Keras.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NestingDims(Sequence):
             embedding is itself a trained prefix (Section 3: M ends at d).
 
     Raises:
-        ValueError: for an empty list, a value that is no int, a dim below 1, a repeated
+        ValueError: for an empty list, a value that is not an int, a dim below 1, a repeated
             dim, dims that do not ascend, a dim over `width`, or a missing full width.
             Each has its own text, which names the offending value.
 
@@ -72,7 +72,7 @@ class NestingDims(Sequence):
         """`count` evenly spaced dims from `smallest` to `width`, both included.
 
         The defaults give the paper's uniform ablation at width 2048 (Table 29). Where
-        the spacing is no whole number, dims are rounded to the nearest int.
+        the spacing is not a whole number, dims are rounded to the nearest int.
 
         >>> NestingDims.uniform(2048)[:3]
         (8, 212, 416)

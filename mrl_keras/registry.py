@@ -1,8 +1,15 @@
-"""Keras registration, so that saved models load without custom objects."""
+"""Keras registration and deserialization, so that saved models load without custom objects."""
 
 import keras
 
-register = keras.saving.register_keras_serializable(package="mrl_keras")
+PACKAGE = "mrl_keras"
+
+register = keras.saving.register_keras_serializable(package=PACKAGE)
+
+
+def register_as(name):
+    """A class decorator: `register` under the name that earlier saved files have for the class."""
+    return keras.saving.register_keras_serializable(package=PACKAGE, name=name)
 
 
 def deserialize_argument(config, name, deserialize):

@@ -1,13 +1,14 @@
-"""Data sets as arrays and as pipelines."""
+"""Data sets as arrays and as tf.data pipelines: images, texts, images with texts."""
 
 from mrl_keras.data.image.augmentation import resolution_stages
 from mrl_keras.data.image.memory import ImageDataset, LabelledImages, load_images, read_split
 from mrl_keras.data.image.pipeline import (
+    ImageStreamOptions,
     array_batches,
     evaluation_batches,
     streamed_batches,
 )
-from mrl_keras.data.image.records import clear_image_errors
+from mrl_keras.data.image.records import explain_image_errors
 from mrl_keras.data.image.sets import class_names, corrupt_images, image_set
 from mrl_keras.data.image_text.pipeline import caption_batches, streamed_caption_batches
 from mrl_keras.data.image_text.sets import (
@@ -16,6 +17,7 @@ from mrl_keras.data.image_text.sets import (
     caption_texts,
     read_captioned,
 )
+from mrl_keras.data.sampling import Sampling
 from mrl_keras.data.text.masked_lm import (
     masked_lm_batches,
     masked_lm_evaluation,
@@ -35,8 +37,10 @@ from mrl_keras.data.text.wordpiece import (
 __all__ = [
     "CaptionedImages",
     "ImageDataset",
+    "ImageStreamOptions",
     "LabelledImages",
     "SPECIAL_PIECES",
+    "Sampling",
     "TextSource",
     "Wordpiece",
     "array_batches",
@@ -44,7 +48,7 @@ __all__ = [
     "caption_set",
     "caption_texts",
     "class_names",
-    "clear_image_errors",
+    "explain_image_errors",
     "corrupt_images",
     "evaluation_batches",
     "image_set",

@@ -1,4 +1,4 @@
-"""TFDS's sets by name: found, checked for their features, prepared, with one clear error each."""
+"""TFDS's sets by name, their splits and record files, with one clear error for each mistake."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
         name: str, of TFDS, with version or config if wanted.
         data_dir: folder of TFDS; None is the environment's TFDS_DATA_DIR or TFDS's own default.
         kind: what is wanted, for errors: "image classification set".
-        check: function of the builder that raises a ValueError where it is no such set.
+        check: function of the builder that raises a ValueError where it is another kind of set.
         known: names that would do, for errors.
 
     Raises:
@@ -53,8 +53,8 @@ def _prepare(builder, name):
         ) from error
 
 
-def checked_split(builder, split):
-    """`split` if the set has it and it is not empty.
+def check_split(builder, split):
+    """Refuse a split that the set lacks or that is empty.
 
     Raises:
         ValueError: no such split, or an empty one.
@@ -66,7 +66,6 @@ def checked_split(builder, split):
         raise ValueError(
             f"The split {split!r} of {name!r} in {builder.data_dir} is empty. Prepare it again."
         )
-    return split
 
 
 def first_examples(builder, split, most=None):
@@ -75,13 +74,36 @@ def first_examples(builder, split, most=None):
     Raises:
         ValueError: no such split, an empty one, or a number below 1.
     """
-    name = checked_split(builder, split)
-    if (
-        most is None
-        or whole_number(most, "`max_examples`") >= builder.info.splits[name].num_examples
-    ):
-        return name
-    return f"{name}[:{most}]"
+    check_split(builder, split)
+    there = builder.info.splits[split].num_examples
+    if most is None or whole_number(most, "`max_examples`") >= there:
+        return split
+    return f"{split}[:{most}]"
+
+
+def record_files(builder, split):
+    """(paths, numbers of records) of a split's files.
+
+    Raises:
+        ValueError: no such split, an empty one, or files of another format than tfrecord.
+    """
+    check_split(builder, split)
+    info = builder.info.splits[split]
+    kind = builder.info.file_format.value
+    if kind != "tfrecord":
+        raise ValueError(
+            f"{builder.info.name!r} is prepared as {kind}; these pipelines read tfrecord. Prepare "
+            "it with `tfds build --file_format=tfrecord`."
+        )
+    return [str(path) for path in info.filepaths], list(info.shard_lengths)
+
+
+def file_records(name):
+    """A dataset of (file, place in the file, record) of one file."""
+    import tensorflow as tf
+
+    records = tf.data.TFRecordDataset(name).enumerate()
+    return records.map(lambda row, record: (name, row, record))
 
 
 def import_tfds():

@@ -118,7 +118,8 @@ class MaskedLMHead(keras.layers.Layer):
         block_size=2048,
         **kwargs,
     ):
-        super().__init__(autocast=False, **kwargs)  # token ids are no floats to narrow
+        # Do not autocast: token ids must stay integers.
+        super().__init__(autocast=False, **kwargs)
         _check_embedding(embedding)
         self.embedding = embedding
         self.nesting_dims = NestingDims(nesting_dims)
@@ -170,7 +171,7 @@ class MaskedLMHead(keras.layers.Layer):
         return ops.reshape(scores, (*ops.shape(positions), len(self.nesting_dims), 2))
 
     def compute_mask(self, inputs, previous_mask=None):
-        return None  # a mask of the sequence is none of the gathered positions
+        return None  # the mask of the sequence does not fit the gathered positions
 
     def compute_output_shape(self, input_shape):
         shapes = _checked_shapes(input_shape)

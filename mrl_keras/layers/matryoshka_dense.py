@@ -219,7 +219,7 @@ class MatryoshkaDense(keras.layers.Layer):
             Tensor (..., units), before the activation.
 
         Raises:
-            ValueError: the layer is no MRL-E or not built, or `x` is not the block's width.
+            ValueError: the layer is not MRL-E or not built, or `x` is not the block's width.
         """
         if not (self.efficient and self.built):
             raise ValueError(

@@ -105,8 +105,57 @@ class ClipByValue(keras.constraints.Constraint):
         return {"min_value": self.min_value, "max_value": self.max_value}
 
 
+class EmbeddingPairLayer(keras.layers.Layer):
+    """The base of layers that compare two sets of embeddings at every trained prefix.
+
+    A subclass says in `_needs` which inputs it takes.
+
+    Args:
+        nesting_dims: `NestingDims` or list of ints that ends at the width of the inputs.
+        **kwargs: `name`, `dtype`, `trainable`.
+    """
+
+    def __init__(self, nesting_dims, **kwargs):
+        super().__init__(**kwargs)
+        self.nesting_dims = NestingDims(nesting_dims)
+        # Do not autocast: `call` widens half precision before products are summed.
+        self.autocast = False
+
+    def build(self, input_shape):
+        self._check_shapes(input_shape)
+        self.built = True
+
+    def _widened(self, inputs):
+        """Both inputs in float32 at least."""
+        dtype = accumulation_dtype(self.compute_dtype)
+        return [ops.cast(x, dtype) for x in inputs]
+
+    def compute_output_spec(self, inputs):
+        shape = self.compute_output_shape([x.shape for x in inputs])
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def _fit_together(self, first, second):
+        """Whether two shapes (rows, d) may be compared."""
+        return True
+
+    def _check_shapes(self, shapes):
+        width = self.nesting_dims.width
+        pair = isinstance(shapes, (list, tuple)) and len(shapes) == 2
+        pair = pair and all(isinstance(one, (list, tuple)) and len(one) == 2 for one in shapes)
+        if not (pair and all(one[1] == width for one in shapes) and self._fit_together(*shapes)):
+            raise ValueError(
+                f"{type(self).__name__} needs {self._needs.format(width=width)}, the width at "
+                f"which `nesting_dims` {list(self.nesting_dims)} end. Received shapes {shapes}; "
+                "change the embeddings or the dims."
+            )
+        return shapes
+
+    def get_config(self):
+        return {**super().get_config(), "nesting_dims": list(self.nesting_dims)}
+
+
 @register
-class MatryoshkaSimilarity(keras.layers.Layer):
+class MatryoshkaSimilarity(EmbeddingPairLayer):
     """Similarities of all queries with all documents at every trained prefix.
 
     S[i, p, j] = cos(query[i, :m], document[j, :m]) / T, with m the p-th prefix size of
@@ -114,8 +163,8 @@ class MatryoshkaSimilarity(keras.layers.Layer):
     everything). With `normalize=False` the cosine is replaced by the inner product. Each
     dimension's product is computed once, in float32 also under mixed precision.
 
-    Feeds `MatryoshkaLoss(SymmetricContrastive())` with labels `arange(n)` for contrastive
-    training in a batch of pairs.
+    For contrastive training with in-batch negatives compile it with
+    `MatryoshkaLoss(SymmetricContrastive())`.
 
     Args:
         nesting_dims: `NestingDims` or list of ints that ends at the width of the inputs.
@@ -138,7 +187,7 @@ class MatryoshkaSimilarity(keras.layers.Layer):
         temperature want `dtype="float32"`, like any output layer.
 
     Raises:
-        ValueError: invalid `nesting_dims` or `temperature`, or inputs that are no pair of
+        ValueError: invalid `nesting_dims` or `temperature`, or inputs other than two
             tensors of width d.
 
     Example:
@@ -153,6 +202,8 @@ class MatryoshkaSimilarity(keras.layers.Layer):
     in ALIGN); the clamp of the temperature is CLIP's (arXiv 2103.00020, Section 2.5).
     """
 
+    _needs = "a list [query, document] of shapes (n, {width}) and (m, {width})"
+
     def __init__(
         self,
         nesting_dims,
@@ -162,8 +213,7 @@ class MatryoshkaSimilarity(keras.layers.Layer):
         per_prefix_temperature=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.nesting_dims = NestingDims(nesting_dims)
+        super().__init__(nesting_dims, **kwargs)
         self.normalize = bool(normalize)
         self.learnable_temperature = bool(learnable_temperature)
         self.per_prefix_temperature = bool(per_prefix_temperature)
@@ -171,11 +221,8 @@ class MatryoshkaSimilarity(keras.layers.Layer):
         self.temperature = _checked_temperature(temperature, count, self.per_prefix_temperature)
         if self.learnable_temperature:
             _check_learnable(self.temperature)
-        # Half precision inputs are widened here, before their products are summed.
-        self.autocast = False
 
     def build(self, input_shape):
-        self._check_shapes(input_shape)
         self.log_inverse_temperature = None
         if self.learnable_temperature:
             limit = math.log(LARGEST_INVERSE_TEMPERATURE)
@@ -186,19 +233,16 @@ class MatryoshkaSimilarity(keras.layers.Layer):
                 initializer=lambda shape, dtype: ops.cast(start, dtype),
                 constraint=ClipByValue(-limit, limit),
             )
-        self.built = True
+        super().build(input_shape)
 
     def call(self, inputs):
-        query, document = inputs
-        return ops.cast(
-            ops.stack(self.prefix_similarities(query, document), axis=1), self.compute_dtype
-        )
+        similarities = self.prefix_similarities(*inputs)
+        return ops.cast(ops.stack(similarities, axis=1), self.compute_dtype)
 
     def prefix_similarities(self, query, document):
         """The list of (n, m) similarities, one for each prefix, in float32 at least."""
-        dtype = accumulation_dtype(self.compute_dtype)
-        inverse = self._inverse_temperatures(dtype)
-        query, document = (ops.cast(x, dtype) for x in (query, document))
+        query, document = self._widened([query, document])
+        inverse = self._inverse_temperatures(accumulation_dtype(self.compute_dtype))
         return nested_similarity(query, document, self.nesting_dims, inverse, self.normalize)
 
     def _inverse_temperatures(self, dtype):
@@ -215,35 +259,15 @@ class MatryoshkaSimilarity(keras.layers.Layer):
         query, document = self._check_shapes(input_shape)
         return (query[0], len(self.nesting_dims), document[0])
 
-    def compute_output_spec(self, inputs):
-        shape = self.compute_output_shape([x.shape for x in inputs])
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-    def _check_shapes(self, shapes):
-        width = self.nesting_dims.width
-        pair = isinstance(shapes, (list, tuple)) and len(shapes) == 2
-        if not pair or any(not _is_shape(one) or one[-1] != width for one in shapes):
-            raise ValueError(
-                f"{type(self).__name__} needs a list [query, document] of shapes (n, {width}) and "
-                f"(m, {width}), the width at which `nesting_dims` {list(self.nesting_dims)} end. "
-                f"Received shapes {shapes}; change the embeddings or the dims."
-            )
-        return shapes
-
     def get_config(self):
         temperature = self.temperature
         return {
             **super().get_config(),
-            "nesting_dims": list(self.nesting_dims),
             "normalize": self.normalize,
             "temperature": list(temperature) if self.per_prefix_temperature else temperature,
             "learnable_temperature": self.learnable_temperature,
             "per_prefix_temperature": self.per_prefix_temperature,
         }
-
-
-def _is_shape(shape):
-    return isinstance(shape, (list, tuple)) and len(shape) == 2
 
 
 def _checked_temperature(temperature, count, per_prefix):

@@ -1,4 +1,4 @@
-"""Every prefix of an embedding L2-normalised by itself."""
+"""L2-normalised prefixes: one prefix as a function, all of them as a layer."""
 
 import keras
 import numpy as np
@@ -55,7 +55,7 @@ def normalize_prefix(x, dim):
         prefix whose norm is below 1e-12 gives zeros, and a zero gradient.
 
     Raises:
-        ValueError: `dim` is no positive int, or `x` is narrower than `dim`.
+        ValueError: `dim` is not a positive int, or `x` is narrower than `dim`.
 
     Example:
 
@@ -112,7 +112,7 @@ class PrefixNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.nesting_dims = NestingDims(nesting_dims)
         self.supports_masking = True
-        # Half precision inputs are widened here, before their squares are summed.
+        # Do not autocast: `call` widens half precision before squares are summed.
         self.autocast = False
 
     def build(self, input_shape):

@@ -1,4 +1,4 @@
-"""The loss of a masked language model whose head has already scored the labels."""
+"""The crossentropy that `MaskedLMHead` gives, as a Keras loss."""
 
 import keras
 from keras import ops

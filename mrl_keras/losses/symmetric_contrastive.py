@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from mrl_keras.registry import register
+from mrl_keras.registry import register, register_as
+from mrl_keras.replicas import gather_rows, replica_position
 
 # Exponentials are taken of logits - shift <= 50, and used where every sum lies within
 # e^-57 and e^57 (about 1e-25 and 1e25): far from where float32 exponentials overflow
@@ -11,7 +12,7 @@ from mrl_keras.registry import register
 LARGEST_EXPONENT = 50.0
 SMALLEST_SUM, LARGEST_SUM = 1e-25, 1e25
 
-POSITIVES = ("diagonal", "labels")
+POSITIVES = ("diagonal", "gathered", "labels")
 LARGEST_EXACT_INTEGER = {"float16": 2048, "bfloat16": 256}
 
 
@@ -94,9 +95,7 @@ def symmetric_contrastive(y_true, y_pred):
     Source: arXiv 2205.13147, Section 3 (contrastive learning); the loss is that of ALIGN
     (arXiv 2102.05918, Section 4.1).
     """
-    logits = ops.convert_to_tensor(y_pred)
-    if keras.backend.standardize_dtype(logits.dtype) != "float64":
-        logits = ops.cast(logits, "float32")
+    logits = _wide(y_pred)
     if y_true is None:
         _check_diagonal(logits.shape)
         labels = ops.arange(ops.shape(logits)[0])
@@ -108,9 +107,79 @@ def symmetric_contrastive(y_true, y_pred):
     inside = ops.logical_and(labels >= 0, labels < columns)
     labels = ops.where(inside, labels, 0)
     sums = row_and_column_logsumexp(logits)
-    positive = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(labels, 1), axis=1), 1)
-    value = 0.5 * (sums[:rows] + ops.take(sums[rows:], labels)) - positive
+    value = _crossentropies(logits, labels, sums[:rows], sums[rows:])
     return ops.where(inside, value, float("nan"))
+
+
+def gathered_symmetric_contrastive(y_pred):
+    """`symmetric_contrastive` of this replica's pairs within the batch of all replicas.
+
+    A replica's rows are whole, and of each column it knows a part. The parts are added up over
+    the replicas, which moves one number for each column, and spares every replica the n x n
+    logits of the others.
+
+    Args:
+        y_pred: logits (rows, replicas * rows), this replica's queries against the documents of
+            all, in the order of the replicas. Computed in float32 at least.
+
+    Returns:
+        Tensor (rows,), float32 or float64.
+
+    Raises:
+        ValueError: another number of columns.
+
+    Example:
+
+    >>> logits = np.log(np.array([[3.0, 1.0], [2.0, 4.0]], "float32"))
+    >>> values = keras.ops.convert_to_numpy(gathered_symmetric_contrastive(logits))
+    >>> np.allclose(np.exp(-2 * values), [3 / 4 * 3 / 5, 4 / 6 * 4 / 5])
+    True
+
+    Source: arXiv 2102.05918, Section 4.1: ALIGN's negatives come from the batches of all cores.
+    """
+    logits = _wide(y_pred)
+    index, replicas = replica_position()
+    _check_gathered(logits.shape, replicas)
+    rows = ops.shape(logits)[0]
+    sums = row_and_column_logsumexp(logits)
+    parts = gather_rows(ops.expand_dims(sums[rows:], 0))
+    own = ops.arange(rows) + index * rows
+    return _crossentropies(logits, own, sums[:rows], ops.logsumexp(parts, axis=0))
+
+
+def _wide(logits):
+    logits = ops.convert_to_tensor(logits)
+    float64 = keras.backend.standardize_dtype(logits.dtype) == "float64"
+    return logits if float64 else ops.cast(logits, "float32")
+
+
+def _crossentropies(logits, labels, rows, columns):
+    """The mean of both crossentropies, from the logsumexp of all rows and of all columns."""
+    positive = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(labels, 1), axis=1), 1)
+    return 0.5 * (rows + ops.take(columns, labels)) - positive
+
+
+def _check_gathered(shape, replicas):
+    known = len(shape) == 2 and None not in shape
+    if len(shape) != 2 or (known and shape[1] != replicas * shape[0]):
+        raise ValueError(
+            'With `positives="gathered"` the contrastive loss needs logits (rows, replicas * rows) '
+            f"of this replica's queries against the documents of all {replicas} replicas. Received "
+            f"{tuple(shape)}; `GatheredBatch` gathers the documents, and further negatives need "
+            '`positives="diagonal"` or "labels".'
+        )
+
+
+def _check_own_columns(shape):
+    """Refuse logits that `GatheredBatch` has made where the diagonal is asked for."""
+    replicas = replica_position()[1]
+    if replicas > 1 and len(shape) == 2 and None not in shape and shape[1] == replicas * shape[0]:
+        raise ValueError(
+            f"Logits {tuple(shape)} on {replicas} replicas are those of the gathered batch, whose "
+            'positives are not on the diagonal: set `positives="gathered"`. Where the further '
+            'columns are this replica\'s own negatives, set `positives="labels"` and give each '
+            "row's column as y_true."
+        )
 
 
 def _check_diagonal(shape):
@@ -155,14 +224,22 @@ class SymmetricContrastive(keras.losses.Loss):
     importance for each prefix. Alone on a nested output it sums over the prefixes.
 
     Negatives come from the batch that the loss sees: with `tf.distribute` that is one
-    replica's part of the batch. Sample weights scale a pair's loss; the pair stays a
-    negative for the others.
+    replica's part of the batch, or with `positives="gathered"` the batch of all replicas.
+    Sample weights scale a pair's loss; the pair stays a negative for the others.
 
     Args:
-        positives: "diagonal", where row i's positive is column i and `y_true` is not read
-            (`fit` wants one anyway: `arange` or zeros, which it may shuffle with the
-            pairs), or "labels", where `y_true` holds the positive's column within the
-            batch: it must be made after shuffling and batching. Default "diagonal".
+        positives: where each row's positive is.
+
+            - "diagonal": row i's is column i.
+            - "gathered": row i's is its own among the documents of all replicas, which
+              `GatheredBatch` puts on the columns, as `dual_encoder` and `sentence_pairs`
+              do. Values and gradients, averaged over the replicas, are those of one replica
+              that holds all pairs; on one replica this is "diagonal".
+            - "labels": `y_true` holds the positive's column within the batch: it must be
+              made after shuffling and batching.
+
+            Only "labels" reads `y_true`; `fit` wants one anyway: `arange` or zeros. Default
+            "diagonal".
         reduction: over the batch, as in every Keras loss. Default "sum_over_batch_size".
         name: default "symmetric_contrastive".
         dtype: dtype of the computation. Default None, `keras.config.floatx()`.
@@ -171,10 +248,12 @@ class SymmetricContrastive(keras.losses.Loss):
         y_true: with `positives="labels"` integers (n,) or (n, 1); a label outside [0, m)
             gives NaN. Otherwise anything that has n rows.
         y_pred: logits (n, m), or nested (n, prefixes, m) as `MatryoshkaSimilarity` gives.
-            Columns beyond the first n are further negatives.
+            With "diagonal" columns beyond the first n are further negatives; with "gathered"
+            m is n times the number of replicas.
 
     Raises:
-        ValueError: an unknown `positives`, or shapes that don't fit.
+        ValueError: an unknown `positives`, shapes that don't fit, or "diagonal" on several
+            replicas with the columns of a gathered batch.
 
     Example:
 
@@ -184,7 +263,8 @@ class SymmetricContrastive(keras.losses.Loss):
     >>> round(float(loss(np.arange(4), logits)) / 3, 4)  # log(4) for each prefix
     1.3863
 
-    Source: arXiv 2205.13147, Section 3 (contrastive learning, as in ALIGN).
+    Source: arXiv 2205.13147, Section 3 (contrastive learning, as in ALIGN); the negatives of
+    all cores are ALIGN's (arXiv 2102.05918, Section 4.1).
     """
 
     def __init__(
@@ -200,10 +280,23 @@ class SymmetricContrastive(keras.losses.Loss):
         self.positives = positives
 
     def call(self, y_true, y_pred):
-        labels = y_true if self.positives == "labels" else None
         y_pred = ops.convert_to_tensor(y_pred)
         prefixes = ops.unstack(y_pred, axis=1) if len(y_pred.shape) == 3 else [y_pred]
+        if self.positives == "gathered":
+            return sum(gathered_symmetric_contrastive(logits) for logits in prefixes)
+        if self.positives == "diagonal":
+            _check_own_columns(prefixes[0].shape)
+        labels = y_true if self.positives == "labels" else None
         return sum(symmetric_contrastive(labels, logits) for logits in prefixes)
 
     def get_config(self):
         return {**super().get_config(), "positives": self.positives, "dtype": self.dtype}
+
+
+@register_as("GlobalSymmetricContrastive")
+class _GlobalSymmetricContrastive(SymmetricContrastive):
+    """What earlier saved files call `SymmetricContrastive("gathered")`."""
+
+    @classmethod
+    def from_config(cls, config):
+        return SymmetricContrastive("gathered", **config)

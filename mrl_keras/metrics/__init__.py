@@ -1,6 +1,7 @@
 """Keras metrics for each prefix of a nested output."""
 
+from mrl_keras.metrics.in_batch_accuracy import InBatchAccuracy
 from mrl_keras.metrics.masked_lm_accuracy import MaskedLMAccuracy
-from mrl_keras.metrics.prefix_metric import MeanLoss, PrefixMetric, per_prefix
+from mrl_keras.metrics.prefix_metric import PrefixMetric, per_prefix
 
-__all__ = ["MaskedLMAccuracy", "MeanLoss", "PrefixMetric", "per_prefix"]
+__all__ = ["InBatchAccuracy", "MaskedLMAccuracy", "PrefixMetric", "per_prefix"]

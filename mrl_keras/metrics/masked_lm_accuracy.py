@@ -1,4 +1,4 @@
-"""Masked language model accuracy, from a head that has already scored the labels."""
+"""The accuracy that `MaskedLMHead` gives, as a Keras metric."""
 
 import keras
 from keras import ops

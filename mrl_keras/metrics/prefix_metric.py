@@ -7,7 +7,7 @@ import keras
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import deserialize_argument, register
 
-_TOP_K = re.compile(r"top_(\d+)$")
+_TOP_K = re.compile(r"top(\d+)$")
 
 
 @register
@@ -30,7 +30,7 @@ class PrefixMetric(keras.metrics.Metric):
         sample_weight: optional, passed on to `metric`.
 
     Raises:
-        ValueError: `metric` is no Keras metric, `dim` is not in `nesting_dims`, or the
+        ValueError: `metric` is not a Keras metric, `dim` is not in `nesting_dims`, or the
             output has another number of prefixes.
 
     Example:
@@ -93,7 +93,7 @@ def per_prefix(specification, nesting_dims):
 
             - a string name of a Keras metric or loss, such as
               "sparse_categorical_accuracy";
-            - "top_5" (any k): top-k accuracy for integer labels;
+            - "top5" (any k): top-k accuracy for integer labels;
             - a Keras `Metric` instance, copied for each prefix;
             - a Keras `Loss` instance or a `MatryoshkaLoss`, whose (inner) loss is then
               logged as its mean for each prefix.
@@ -101,7 +101,7 @@ def per_prefix(specification, nesting_dims):
 
     Returns:
         A list of `PrefixMetric`, prefixes in order, whose logged names end in `_d` and
-        the dim: "sparse_categorical_accuracy_d8", "top_5_d8", "loss_d8".
+        the dim: "sparse_categorical_accuracy_d8", "top5_d8", "loss_d8".
 
     Raises:
         ValueError: an unknown name, "accuracy" (whose meaning Keras takes from shapes
@@ -110,8 +110,8 @@ def per_prefix(specification, nesting_dims):
     Example:
 
     >>> from mrl_keras.metrics import per_prefix
-    >>> [metric.name for metric in per_prefix("top_5", [8, 16])]
-    ['top_5_d8', 'top_5_d16']
+    >>> [metric.name for metric in per_prefix("top5", [8, 16])]
+    ['top5_d8', 'top5_d16']
     """
     dims = NestingDims(nesting_dims)
     if isinstance(specification, (list, tuple)):

@@ -2,9 +2,7 @@
 
 import keras
 
-from mrl_keras.layers import MatryoshkaSimilarity
-from mrl_keras.models.global_contrastive import GatheredBatch
-from mrl_keras.models.text_embedder import text_embedder
+from mrl_keras.layers import GatheredBatch, MatryoshkaSimilarity
 from mrl_keras.nesting import NestingDims
 
 TOWERS = ("image_tower", "text_tower")
@@ -16,12 +14,13 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
     S[i, p, j] = cos(image[i, :m], text[j, :m]) / T for the p-th prefix size m: MRL on both
     embeddings, each prefix L2-normalised by itself. Under `tf.distribute` a replica's images are
     compared with the texts of all replicas, which are gathered once, at full width. Compile it
-    with `MatryoshkaLoss(GlobalSymmetricContrastive())`.
+    with `MatryoshkaLoss(SymmetricContrastive("gathered"))`.
 
     Args:
         image_tower: `keras.Model`, one input -> (batch, d), such as `image_backbone` makes.
             Any two towers do, of images, texts or else.
-        text_tower: `keras.Model`, one or several inputs -> (batch, d), such as `bert_tower` makes.
+        text_tower: `keras.Model`, one or several inputs -> (batch, d), such as `text_embedder`
+            makes, with `pooling="cls"` as in ALIGN.
         nesting_dims: `NestingDims` or list of ints that ends at d.
         temperature: float from 0.01 to 100, the initial value of T, which is learned. Default
             0.07, CLIP's.
@@ -40,13 +39,13 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
     Example:
 
     >>> import keras
-    >>> from mrl_keras import MatryoshkaLoss
-    >>> from mrl_keras.models import GlobalSymmetricContrastive, dual_encoder
+    >>> from mrl_keras import MatryoshkaLoss, SymmetricContrastive
+    >>> from mrl_keras.models import dual_encoder
     >>> pixels, words = (keras.Input((4,), name=name) for name in ("pixels", "words"))
     >>> image = keras.Model(pixels, keras.layers.Dense(8)(pixels))
     >>> text = keras.Model(words, keras.layers.Dense(8)(words))
     >>> model = dual_encoder(image, text, [2, 4, 8])
-    >>> model.compile("adam", loss=MatryoshkaLoss(GlobalSymmetricContrastive()))
+    >>> model.compile("adam", loss=MatryoshkaLoss(SymmetricContrastive("gathered")))
     >>> pairs = {"pixels": np.eye(4, dtype="float32"), "words": np.eye(4, dtype="float32")}
     >>> history = model.fit(pairs, np.zeros(4), verbose=0)  # the labels are not read
     >>> model(pairs).shape
@@ -95,36 +94,6 @@ def towers(model):
         Two `keras.Model`s, raw inputs -> (batch, d).
     """
     return tuple(model.get_layer(name) for name in TOWERS)
-
-
-def bert_tower(length, width=None, **options):
-    """A text tower: Model Garden's BERT, and the embedding of its first token, "[CLS]".
-
-    Args:
-        length: int, tokens of a text with "[CLS]" and "[SEP]"; shorter ones are padded.
-        width: int, the embedding width d; a linear layer maps BERT's to it where it differs.
-            Default None, BERT's own.
-        **options: arguments of `GardenBert`.
-
-    Returns:
-        `keras.Model`: a dict of "input_word_ids", "input_mask" and "input_type_ids", each int32
-        (batch, length) -> (batch, d).
-
-    Raises:
-        ImportError: tf-models-official is not installed.
-        ValueError: an argument out of range.
-
-    Example:
-
-    >>> from mrl_keras.models import bert_tower
-    >>> tower = bert_tower(8, width=12, vocab_size=50, hidden_size=16, num_layers=1, num_heads=2)
-    >>> tower.output_shape
-    (None, 12)
-
-    Source: arXiv 2102.05918, Section 4.1: the embedding of ALIGN's text is that of "[CLS]".
-    """
-    embedder = text_embedder(length, width, "cls", **options)
-    return keras.Model(embedder.input, embedder.output, name="bert_tower")
 
 
 def _width(tower, name):

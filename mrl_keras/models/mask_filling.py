@@ -1,4 +1,4 @@
-"""From raw text with "[MASK]" to the likeliest pieces at every prefix: two Keras layers."""
+"""Keras layers that answer "[MASK]": where it stands, and the likeliest pieces there."""
 
 import keras
 import tensorflow as tf

@@ -98,7 +98,7 @@ def masked_lm_at(model, nesting_dims):
 
 
 def masked_lm_embedder(model, tokens, width=None):
-    """Raw text -> the mean of what the head's classifiers read, over the text's tokens.
+    """An embedder of raw text: the mean over its tokens of the states that the head classifies.
 
     y = mean_t LayerNorm(activation(x_t W + c)), so that a prefix of y is the mean of prefixes that
     the model was trained with.
@@ -120,7 +120,7 @@ def masked_lm_embedder(model, tokens, width=None):
 
 
 def mask_filler(model, tokens, masks=8, k=5, nesting_dims=None):
-    """Raw text with "[MASK]" -> the likeliest pieces there, by every prefix.
+    """A model that answers "[MASK]" in raw text with the likeliest pieces at every prefix.
 
     Args:
         model: what `masked_lm` made.

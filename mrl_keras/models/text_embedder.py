@@ -3,9 +3,8 @@
 import keras
 from keras import ops
 
-from mrl_keras.layers import MatryoshkaCosine, MatryoshkaSimilarity
+from mrl_keras.layers import GatheredBatch, MatryoshkaPairwiseCosine, MatryoshkaSimilarity
 from mrl_keras.models.garden.text import INPUTS, GardenBert
-from mrl_keras.models.global_contrastive import GatheredBatch
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register
 
@@ -31,7 +30,7 @@ class MaskedMean(keras.layers.Layer):
 
     Example:
 
-    >>> from mrl_keras.models import MaskedMean
+    >>> from mrl_keras.models.text_embedder import MaskedMean
     >>> sequence = np.array([[[1.0], [3.0], [9.0]]], "float32")
     >>> MaskedMean()([sequence, np.array([[1, 1, 0]])]).numpy().tolist()
     [[2.0]]
@@ -100,10 +99,10 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
     Of the outputs compile those to train on:
 
     - "similarity" (batch, prefixes, batch): cosines of all first with all second sentences, over
-      the temperature, for in-batch negatives: `MatryoshkaLoss(GlobalSymmetricContrastive())`.
+      the temperature, for in-batch negatives: `MatryoshkaLoss(SymmetricContrastive("gathered"))`.
       Under `tf.distribute` the second sentences are those of all replicas.
     - "cosine" (batch, prefixes, 1): each pair's own cosine, for scores: `MatryoshkaLoss` around
-      `PairRanking`, or around any regression loss.
+      `CoSENT`, or around any regression loss.
 
     Args:
         embedder: `keras.Model`, a dict of inputs -> (batch, d), such as `text_embedder` makes.
@@ -120,11 +119,11 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
 
     Example:
 
-    >>> from mrl_keras import MatryoshkaLoss
-    >>> from mrl_keras.models import GlobalSymmetricContrastive, sentence_pairs
+    >>> from mrl_keras import MatryoshkaLoss, SymmetricContrastive
+    >>> from mrl_keras.models import sentence_pairs
     >>> words = {"words": keras.Input((4,), name="words")}
     >>> model = sentence_pairs(keras.Model(words, keras.layers.Dense(8)(words["words"])), [2, 8])
-    >>> loss = MatryoshkaLoss(GlobalSymmetricContrastive())
+    >>> loss = MatryoshkaLoss(SymmetricContrastive("gathered"))
     >>> model.compile("adam", loss={"similarity": loss, "cosine": None})
     >>> x = {"first_words": np.eye(4, dtype="float32"), "second_words": np.eye(4, dtype="float32")}
     >>> outputs = model(x)
@@ -157,6 +156,6 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
     everything = GatheredBatch(dtype="float32", name="gathered")(second)
     outputs = {
         "similarity": similarity([first, everything]),
-        "cosine": MatryoshkaCosine(dims, dtype="float32", name="cosine")([first, second]),
+        "cosine": MatryoshkaPairwiseCosine(dims, dtype="float32", name="cosine")([first, second]),
     }
     return keras.Model(inputs, outputs, name="sentence_pairs")

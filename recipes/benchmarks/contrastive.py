@@ -35,7 +35,8 @@ import tensorflow as tf
 
 from mrl_keras import MatryoshkaLoss, NestingDims
 from mrl_keras.layers import MatryoshkaSimilarity
-from mrl_keras.losses import SymmetricContrastive, symmetric_contrastive
+from mrl_keras.losses import SymmetricContrastive
+from mrl_keras.losses.symmetric_contrastive import symmetric_contrastive
 from recipes.common.arguments import ScriptParser
 from recipes.common.machine import write_measurements
 from recipes.common.timing import interleaved_medians

@@ -43,6 +43,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from mrl_keras.data import Sampling
 from recipes.common.arguments import ScriptParser
 from recipes.common.training import set_up_task
 
@@ -96,7 +97,7 @@ class Graphs:
     def __init__(self, config):
         task = set_up_task(config)
         self.model, self.loss = task.model(), task.loss()
-        self.batch = task.train_data(config.batch_size, config.seed).element_spec
+        self.batch = task.train_data(config.batch_size, Sampling(config.seed)).element_spec
         self.weights = [_spec(v) for v in self.model.trainable_variables]
         self.others = [_spec(v) for v in self.model.non_trainable_variables]
         garden = [v for layer in self.model._flatten_layers() for v in _garden_variables(layer)]

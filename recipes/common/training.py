@@ -9,7 +9,7 @@ import keras
 import psutil
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data import clear_image_errors
+from mrl_keras.data import Sampling, explain_image_errors
 from mrl_keras.distribution import fit_distributed, is_chief, make_strategy
 from mrl_keras.files import write_json
 from recipes.common.finetuning import freeze_parts, load_initial_weights
@@ -137,14 +137,16 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
         ],
         "verbose": verbose if chief else 0,
     }
-    with clear_image_errors(str(config.data.get("name", "the data set"))):
+    with explain_image_errors(str(config.data.get("name", "the data set"))):
         if strategy.num_replicas_in_sync == 1:
-            batches = the_task.train_data(config.batch_size, config.seed, start_step=start)
+            batches = the_task.train_data(
+                config.batch_size, Sampling(config.seed, start_step=start)
+            )
             model.fit(batches, **options)
         else:
 
             def make_batches(rows, shard):
-                return the_task.train_data(rows, config.seed, shard=shard, start_step=start)
+                return the_task.train_data(rows, Sampling(config.seed, *shard, start))
 
             fit_distributed(model, make_batches, config.batch_size, **options)
     return model

@@ -27,8 +27,8 @@ from absl import flags
 
 from mrl_keras.data import (
     class_names,
-    clear_image_errors,
     evaluation_batches,
+    explain_image_errors,
     image_set,
     read_split,
 )
@@ -80,7 +80,7 @@ def _logits(task, model, builder, split):
         same = tuple(builder.info.features["image"].shape[:2]) == tuple(shape[:2])
         images = read_split(builder, split, None if same else shape[0], data.max_examples or None)
         batches = evaluation_batches(images, size, dtype=data.dtype)
-    with clear_image_errors(builder.name):
+    with explain_image_errors(builder.name):
         return collect(model.predict_on_batch, batches)
 
 

@@ -4,9 +4,9 @@ A module `recipes/tasks/NAME.py` has a class `Task`, made from the config:
 
     Task(config), or Task(config, workdir) of a task that keeps files beside the checkpoints, such
         as a vocabulary: it reads them where they are, else makes them; `workdir` may be None
-        train_data(batch_size, seed, shard=(index, count), start_step=0)
-            an endless `tf.data.Dataset` of (inputs, labels): `batch_size` rows of worker `index`
-            of `count`; the same seed gives the same batches, from any `start_step` on
+        train_data(batch_size, sampling)
+            an endless `tf.data.Dataset` of (inputs, labels), `batch_size` rows of one worker:
+            `mrl_keras.data.Sampling` says which, and from which step on
         validation_data(batch_size)
             a finite dataset of (inputs, labels), the same on every worker, or None
         model()              the keras.Model, not compiled

@@ -35,11 +35,12 @@ from mrl_keras import (
 )
 from mrl_keras.baselines import slimmable_classifier, slimmable_dims
 from mrl_keras.data import (
+    ImageStreamOptions,
     LabelledImages,
     array_batches,
     class_names,
-    clear_image_errors,
     evaluation_batches,
+    explain_image_errors,
     image_set,
     read_split,
     resolution_stages,
@@ -73,25 +74,16 @@ class Task:
         self.source = _made_images(config.data) if config.data.name == "made" else _tfds(config)
         self.dims = nesting_dims(config)
 
-    def train_data(self, batch_size, seed, shard=(0, 1), start_step=0):
-        """Endless batches of (images, labels), the same for the same seed from any step."""
+    def train_data(self, batch_size, sampling):
+        """Endless batches of (images, labels), the same for the same `Sampling`."""
         data = self.config.data
         if self.source.train is not None:
             augment = None if data.augment == "none" else data.augment
-            return array_batches(
-                self.source.train, batch_size, seed, augment, shard, start_step, data.dtype
-            )
+            return array_batches(self.source.train, batch_size, sampling, augment, data.dtype)
         stages = resolution_stages(self.config.steps, *data.resolution, ramp=tuple(data.ramp))
+        options = ImageStreamOptions(stages, data.dtype, data.shuffle_buffer)
         return streamed_batches(
-            self.source.builder,
-            data.train_split,
-            batch_size,
-            stages,
-            seed,
-            shard,
-            start_step,
-            data.dtype,
-            data.shuffle_buffer,
+            self.source.builder, data.train_split, batch_size, options, sampling
         )
 
     def model(self):
@@ -216,7 +208,7 @@ class Task:
         if most:
             dataset = dataset.unbatch().take(most).batch(batch_size)
         batches = []
-        with clear_image_errors(self.config.data.name):
+        with explain_image_errors(self.config.data.name):
             for batch, label in dataset:
                 found = network.predict_on_batch(batch)
                 found = found if isinstance(found, list) else [found]

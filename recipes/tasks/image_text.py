@@ -29,9 +29,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras import MatryoshkaLoss, per_prefix
+from mrl_keras import InBatchAccuracy, MatryoshkaLoss, SymmetricContrastive, per_prefix
 from mrl_keras.data import (
     CaptionedImages,
+    ImageStreamOptions,
     Wordpiece,
     caption_batches,
     caption_set,
@@ -49,8 +50,6 @@ from mrl_keras.evaluation import pair_recall, prompts, zero_shot_accuracy
 from mrl_keras.export import ServingOptions, export_saved_model
 from mrl_keras.models import (
     BertTokens,
-    GlobalSymmetricContrastive,
-    InBatchAccuracy,
     dual_encoder,
     image_backbone,
     text_embedder,
@@ -98,26 +97,29 @@ class Task:
         self.dims = chosen_dims(config, config.embedding_width)
         self._similarity = None
 
-    def train_data(self, batch_size, seed, shard=(0, 1), start_step=0):
+    def train_data(self, batch_size, sampling):
         """Endless batches of (images and tokens, labels that nothing reads), from any step."""
         data = self.config.data
-        drawn = {"captions_per_text": data.captions_per_text, "shard": shard, "dtype": data.dtype}
         if self.source.train is not None:
             augment = None if data.augment == "none" else data.augment
             batches = caption_batches(
-                self.source.train, batch_size, seed, augment, start_step=start_step, **drawn
+                self.source.train,
+                batch_size,
+                sampling,
+                augment,
+                data.captions_per_text,
+                data.dtype,
             )
         else:
+            stages = resolution_stages(self.config.steps, *data.resolution, ramp=tuple(data.ramp))
             batches = streamed_caption_batches(
                 self.source.builder,
                 data.train_split,
                 batch_size,
-                resolution_stages(self.config.steps, *data.resolution, ramp=tuple(data.ramp)),
+                ImageStreamOptions(stages, data.dtype, data.shuffle_buffer),
+                sampling,
                 data.captions,
-                seed,
-                start_step=start_step,
-                shuffle_buffer=data.shuffle_buffer,
-                **drawn,
+                data.captions_per_text,
             )
 
         def model_inputs(images, texts):
@@ -154,7 +156,7 @@ class Task:
     def loss(self):
         """The Matryoshka loss over the contrastive loss of the whole batch (Eq. 1)."""
         weights = importance(self.config, self.dims)
-        return MatryoshkaLoss(GlobalSymmetricContrastive(), weights)
+        return MatryoshkaLoss(SymmetricContrastive("gathered"), weights)
 
     def metrics(self):
         """How often the batch's nearest text is the right one, per prefix, and the temperature."""

@@ -37,6 +37,7 @@ from mrl_keras import (
 )
 from mrl_keras.data import (
     SPECIAL_PIECES,
+    Sampling,
     TextSource,
     Wordpiece,
     learn_vocabulary,
@@ -95,15 +96,15 @@ class Task:
         """The prefixes that the loss reads: M, or the one of FF-k."""
         return NestingDims([self.config.ff_dim]) if self.config.head == "ff" else self.dims
 
-    def train_data(self, batch_size, seed, shard=(0, 1), start_step=0):
-        """Endless batches of (inputs, labels, weights), the same for the same seed."""
+    def train_data(self, batch_size, sampling):
+        """Endless batches of (inputs, labels, weights), the same for the same `Sampling`."""
         config = self.config
         slots, rate = config.masked_positions, config.mask_rate
         if self.sources is not None and not config.data.in_memory:
-            texts = self._streamed(batch_size, seed, shard, start_step)
+            texts = self._streamed(batch_size, sampling)
             return masked_lm_stream(texts, self.wordpiece, slots, rate)
         rows, pieces = self._train_rows, len(self.vocabulary)
-        return masked_lm_batches(rows, batch_size, pieces, slots, rate, seed, shard, start_step)
+        return masked_lm_batches(rows, batch_size, pieces, slots, rate, sampling)
 
     def validation_data(self, batch_size):
         """The evaluation split once, masked in one fixed way, or None without such a split."""
@@ -212,13 +213,16 @@ class Task:
             found += [_replaced(text, data.replace) for text in columns[source.feature]]
         return found
 
-    def _streamed(self, batch_size, seed, shard=(0, 1), start_step=0):
+    def _streamed(self, batch_size, sampling):
         import tensorflow as tf
 
         texts = streamed_texts(
-            self.sources, batch_size, CHARACTERS_PER_TOKEN * self.config.length, seed, shard,
-            start_step, self.config.data.shuffle_buffer,
-        )  # fmt: skip
+            self.sources,
+            batch_size,
+            CHARACTERS_PER_TOKEN * self.config.length,
+            sampling,
+            self.config.data.shuffle_buffer,
+        )
         for old, new in self.config.data.replace:
             quoted = tf.constant(_quoted(old))
             texts = texts.map(
@@ -230,7 +234,7 @@ class Task:
         """The pieces of the training texts; the same in every process."""
         wanted, data = self.config.vocabulary, self.config.data
         if self.sources is not None and not data.in_memory:
-            batches = self._streamed(256, seed=0).map(lambda texts, seeds: texts)
+            batches = self._streamed(256, Sampling()).map(lambda texts, seeds: texts)
             texts = batches.take(-(-(wanted.examples or 100_000) // 256))
         else:
             texts = self._texts("train")

@@ -27,15 +27,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras import MatryoshkaLoss, PairRanking, per_prefix
+from mrl_keras import CoSENT, InBatchAccuracy, MatryoshkaLoss, SymmetricContrastive, per_prefix
 from mrl_keras.data import Wordpiece, learn_vocabulary, read_columns, text_set
 from mrl_keras.data.sampling import epochs_of_rows
 from mrl_keras.evaluation import rank_correlation, spearman
 from mrl_keras.export import export_saved_model
 from mrl_keras.models import (
     BertTokens,
-    GlobalSymmetricContrastive,
-    InBatchAccuracy,
     sentence_pairs,
     text_embedder,
 )
@@ -89,7 +87,7 @@ class Task:
         width = config.model.width or config.model.options.hidden_size
         self.dims = chosen_dims(config, width)
 
-    def train_data(self, batch_size, seed, shard=(0, 1), start_step=0):
+    def train_data(self, batch_size, sampling):
         """Endless batches of (tokens of both sentences, scores), the same from any step.
 
         With the contrastive objective the third part is 1 for positive pairs and 0 for others.
@@ -105,7 +103,7 @@ class Task:
                     inputs[f"{side}_{name}"] = tf.ensure_shape(values, shape)
             return self._labelled(inputs, tf.gather(scores, rows))
 
-        return epochs_of_rows(len(self.train.scores), read, batch_size, seed, shard, start_step)
+        return epochs_of_rows(len(self.train.scores), read, batch_size, sampling)
 
     def validation_data(self, batch_size):
         """None: pairs of one batch say little of the whole split, which `evaluate` reads."""
@@ -177,8 +175,8 @@ class Task:
 
     def _inner(self):
         if self.config.objective == "ranking":
-            return PairRanking(self.config.temperature)
-        return GlobalSymmetricContrastive()
+            return CoSENT(self.config.temperature)
+        return SymmetricContrastive("gathered")
 
     def _labelled(self, inputs, scores):
         if self.config.objective == "ranking":

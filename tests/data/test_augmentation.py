@@ -8,42 +8,12 @@ from mrl_keras.data.image.augmentation import (
     pad_crop_flip,
     random_resized_crop,
     resolution_stages,
-    shuffled,
-    uniform,
 )
 
 
 def seeds_of(count, seed=3, epoch=0):
     columns = np.full(count, seed), np.full(count, epoch), np.arange(count)
     return tf.constant(np.stack(columns, axis=1).astype("int64"))
-
-
-def test_uniform_numbers_are_even_and_independent():
-    count = 20_000
-    draws = [uniform(seeds_of(count), draw).numpy() for draw in range(3)]
-    draws.append(uniform(seeds_of(count, epoch=1), 0).numpy())
-    draws.append(uniform(seeds_of(count, seed=4), 0).numpy())
-    draws.append(np.roll(draws[0], 1))
-    correlation = np.corrcoef(draws) - np.eye(len(draws))
-    assert np.abs(correlation).max() < 5 / np.sqrt(count)
-    for draw in draws:
-        assert 0.0 <= draw.min() <= draw.max() < 1.0
-        counts = np.histogram(draw, 10, (0, 1))[0]
-        assert ((counts - count / 10) ** 2 / (count / 10)).sum() < 40  # chi squared, 9 degrees
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 5000])
-def test_shuffled_is_a_permutation_and_each_seed_has_its_own(count):
-    positions = tf.range(count, dtype=tf.int64)
-    orders = [
-        shuffled(positions, tf.constant([[seed, epoch]] * count, tf.int64), count).numpy()
-        for seed, epoch in ((0, 0), (0, 1), (1, 0))
-    ]
-    for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(count))
-    if count == 5000:
-        correlation = np.corrcoef([*orders, np.arange(count), np.roll(orders[0], 1)])
-        assert np.abs(correlation - np.eye(5)).max() < 5 / np.sqrt(count)
 
 
 def test_pad_crop_flip_is_reflection_padding_a_crop_and_a_flip():

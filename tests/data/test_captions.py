@@ -11,14 +11,16 @@ import tensorflow_datasets as tfds
 
 from mrl_keras.data import (
     CaptionedImages,
+    ImageStreamOptions,
+    Sampling,
     caption_batches,
     caption_set,
     caption_texts,
-    clear_image_errors,
+    explain_image_errors,
     read_captioned,
     streamed_caption_batches,
 )
-from mrl_keras.data.image_text.pipeline import drawn_texts, texts_of
+from mrl_keras.data.image_text.pipeline import draw_texts, texts_of
 
 REAL = os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", "missing"), "emoji_captions"))
 CAPTIONS = tuple(tuple(f"{row}{place}" for place in "abcde"[: 1 + row % 5]) for row in range(10))
@@ -52,13 +54,21 @@ class TestArrays:
                 seen[row].add(text)
         assert all(seen[row] == set(texts) for row, texts in enumerate(CAPTIONS))
 
-    def test_the_seed_decides_and_any_step_can_be_the_first(self):
-        options = {"seed": 1, "captions_per_text": 3}
-        whole = take(caption_batches(DATA, 4, **options), 9)
-        assert_same(take(caption_batches(DATA, 4, start_step=5, **options), 4), whole[5:])
-        other = take(caption_batches(DATA, 4, seed=2, captions_per_text=3), 9)
+    @staticmethod
+    def batches(rows, *sampling):
+        return caption_batches(DATA, rows, Sampling(*sampling), captions_per_text=3)
+
+    @pytest.fixture(scope="class")
+    def whole(self):
+        return take(self.batches(4, 1), 9)
+
+    def test_the_seed_decides_and_any_step_can_be_the_first(self, whole):
+        assert_same(take(self.batches(4, 1, 0, 1, 5), 4), whole[5:])
+        other = take(self.batches(4, 2), 9)
         assert any(a[1] != b[1] for a, b in zip(whole, other, strict=True))
-        shards = [take(caption_batches(DATA, 2, shard=(i, 2), **options), 9) for i in range(2)]
+
+    def test_workers_share_the_batch_of_one(self, whole):
+        shards = [take(self.batches(2, 1, i, 2), 9) for i in range(2)]
         together = [(np.concatenate([a, c]), b + d) for (a, b), (c, d) in zip(*shards, strict=True)]
         assert_same(together, whole)
 
@@ -71,12 +81,12 @@ class TestArrays:
             caption_batches(DATA, 4, captions_per_text=0)
 
 
-def test_drawn_texts():
+def test_draw_texts():
     """Several captions, none twice, in any order; as many of them as there can be."""
     counts = tf.constant([1, 2, 4] * 200)
     captions = tf.constant([["a", "", "", ""], ["a", "b", "", ""], ["a", "b", "c", "d"]] * 200)
     seeds = tf.stack([tf.range(600, dtype=tf.int64), tf.ones(600, tf.int64)], axis=1)
-    texts = [text.decode() for text in drawn_texts(captions, counts, seeds, 3).numpy()]
+    texts = [text.decode() for text in draw_texts(captions, counts, seeds, 3).numpy()]
     parts = [text.split(", ") for text in texts]
     assert set(texts[::3]) == {"a"}
     assert set(texts[1::3]) == {"a", "b", "a, b", "b, a"}
@@ -139,21 +149,22 @@ def test_reading(folder):
 def test_stream(folder):
     builder = caption_set("captioned", "captions/text", folder)
 
-    def stream(**options):
-        options = {"captions": "captions/text", "seed": 1, **options}
-        return streamed_caption_batches(builder, "train", 5, 8, **options)
+    def stream(start_step=0):
+        sampling = Sampling(1, start_step=start_step)
+        options = ImageStreamOptions(8)
+        return streamed_caption_batches(builder, "train", 5, options, sampling, "captions/text")
 
-    whole = take(stream(), 6)
+    dataset = stream()
+    assert dataset.element_spec[0].shape == (5, 8, 8, 3)
+    whole = take(dataset, 6)
     for images, texts in whole:
         assert images.shape == (5, 8, 8, 3)
         for row, text in zip(images[:, 0, 0, 0] // 10, texts, strict=True):
             assert text in CAPTIONS[row]
     assert {text[0] for _, texts in whole[:2] for text in texts} == set("0123456789")
-    for seed in (0, 7):
+    for seed, first in ((0, 0), (7, 3)):
         tf.random.set_seed(seed)  # the global seed changes nothing
-        assert_same(take(stream(), 6), whole)
-        assert_same(take(stream(start_step=3), 3), whole[3:])
-    assert stream().element_spec[0].shape == (5, 8, 8, 3)
+        assert_same(take(stream(start_step=first), 6 - first), whole[first:])
 
 
 def test_errors(folder):
@@ -168,10 +179,12 @@ def test_errors(folder):
     builder = caption_set("captioned", "captions/text", folder)
     with pytest.raises(ValueError, match="needs a caption. In the split 'bare' .* 1 have none"):
         read_captioned(builder, "bare", "captions/text", 8)
-    batches = streamed_caption_batches(builder, "bare", 11, 8, "captions/text")
+    batches = streamed_caption_batches(
+        builder, "bare", 11, ImageStreamOptions(8), captions="captions/text"
+    )
     with (
         pytest.raises(ValueError, match="Image without captions: .*record"),
-        clear_image_errors("captioned"),
+        explain_image_errors("captioned"),
     ):
         take(batches, 1)
 

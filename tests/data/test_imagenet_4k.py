@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from mrl_keras.data import class_names, image_set, streamed_batches
+from mrl_keras.data import ImageStreamOptions, class_names, image_set, streamed_batches
 from mrl_keras.data.image.imagenet_4k import choose_images, imagenet_1k_synsets, imagenet_4k
 
 COUNTS = {"n00000001": 7, "n00000002": 5, "n00000003": 6, "n01440764": 9, "misc": 9}
@@ -53,7 +53,7 @@ def test_builds_a_tfds_set_that_is_found_by_name_and_streams(source, tmp_path):
             for label, (synset, files) in enumerate(chosen.items())
             for file in files[split]
         }
-    images, labels = next(iter(streamed_batches(again, "train", 8, resolution=16)))
+    images, labels = next(iter(streamed_batches(again, "train", 8, ImageStreamOptions(16))))
     assert images.shape == (8, 16, 16, 3)
     assert sorted(labels.numpy()) == [0] * 4 + [1] * 4
     with pytest.raises(ValueError, match="holds ImageNet-4K of other classes or sizes"):

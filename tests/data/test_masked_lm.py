@@ -6,12 +6,13 @@ import tensorflow as tf
 
 from mrl_keras.data import (
     SPECIAL_PIECES,
+    Sampling,
     Wordpiece,
     masked_lm_batches,
     masked_lm_evaluation,
     token_rows,
 )
-from mrl_keras.data.text.masked_lm import masked
+from mrl_keras.data.text.masked_lm import mask_tokens
 
 VOCABULARY = 1000
 RNG = np.random.default_rng(0)
@@ -37,15 +38,16 @@ def assert_same(one, other):
             np.testing.assert_array_equal(value, b[key], err_msg=key)
 
 
-def batches(batch_size=4, seed=1, **options):
-    return masked_lm_batches(ROWS, batch_size, VOCABULARY, positions=4, seed=seed, **options)
+def batches(batch_size=4, seed=1, shard=(0, 1), start_step=0, **options):
+    sampling = Sampling(seed, *shard, start_step)
+    return masked_lm_batches(ROWS, batch_size, VOCABULARY, 4, sampling=sampling, **options)
 
 
 class TestMasked:
     seeds = np.stack([np.zeros(10), np.zeros(10), np.arange(10)], 1).astype("int64")
 
     def test_what_is_hidden_and_what_is_asked(self):
-        inputs, labels, weights = masked(tf.constant(ROWS), self.seeds, VOCABULARY, 5)
+        inputs, labels, weights = mask_tokens(tf.constant(ROWS), self.seeds, VOCABULARY, 5)
         words, places = inputs["input_word_ids"].numpy(), inputs["masked_lm_positions"].numpy()
         used = weights.numpy() > 0
         # 15 percent of 30 pieces, of 5 and of none
@@ -67,7 +69,7 @@ class TestMasked:
         rows = np.full((2000, 102), 7, "int32")
         rows[:, 0], rows[:, -1] = 2, 3
         seeds = np.stack([np.zeros(2000), np.zeros(2000), np.arange(2000)], 1).astype("int64")
-        inputs, _, weights = masked(tf.constant(rows), seeds, VOCABULARY, 30)
+        inputs, _, weights = mask_tokens(tf.constant(rows), seeds, VOCABULARY, 30)
         assert float(tf.reduce_sum(weights)) == 2000 * 15
         places = inputs["masked_lm_positions"].numpy()[weights.numpy() > 0]
         # Every place is chosen about as often: 300 times, with a deviation of 16.

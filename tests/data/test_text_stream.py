@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from mrl_keras.data import (
     SPECIAL_PIECES,
+    Sampling,
     TextSource,
     Wordpiece,
     masked_lm_stream,
@@ -54,8 +55,9 @@ def take(dataset, count):
     ]
 
 
-def stream(sources, batch_size=4, characters=1000, **options):
-    return streamed_texts(sources, batch_size, characters, seed=3, shuffle_buffer=8, **options)
+def stream(sources, batch_size=4, characters=1000, shard=(0, 1), start_step=0):
+    sampling = Sampling(3, *shard, start_step)
+    return streamed_texts(sources, batch_size, characters, sampling, shuffle_buffer=8)
 
 
 def test_sets_share_each_batch_and_every_document_comes_once_a_pass(sources):

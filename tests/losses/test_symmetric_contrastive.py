@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras import MatryoshkaLoss
+from mrl_keras import CoSENT, MatryoshkaLoss
 from mrl_keras.layers.matryoshka_similarity import MatryoshkaSimilarity
 from mrl_keras.losses.symmetric_contrastive import (
     SymmetricContrastive,
@@ -192,7 +192,11 @@ def test_sample_weights():
 
 @pytest.mark.parametrize(
     ("jit_compile", "dtype"),
-    [(False, "float32"), (False, "mixed_float16"), (True, "mixed_bfloat16")],
+    [
+        (False, "float32"),
+        pytest.param(False, "mixed_float16", marks=pytest.mark.slow),
+        pytest.param(True, "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
 )
 def test_a_dual_encoder_is_trained(jit_compile, dtype):
     """Shuffled pairs, a partial last batch, a learnable temperature, and the saved model."""
@@ -237,7 +241,10 @@ def test_a_compiled_step_takes_the_oracle_gradient(span, jit_compile):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: SymmetricContrastive("rows"), r"must be one of \('diagonal', 'labels'\).*'rows'"),
+        (
+            lambda: SymmetricContrastive("rows"),
+            r"must be one of \('diagonal', 'gathered', 'labels'\).*'rows'",
+        ),
         (lambda: symmetric_contrastive(None, LOGITS[:, :3]), r"m at least n.*y_pred \(5, 3\)"),
         (lambda: symmetric_contrastive(None, LOGITS[0]), r"m at least n.*y_pred \(5,\)"),
         (
@@ -266,3 +273,59 @@ def test_a_compiled_step_takes_the_oracle_gradient(span, jit_compile):
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class TestGathered:
+    """`positives="gathered"` on one replica; tests/models/test_dual_encoder.py has two."""
+
+    def test_one_replica_has_the_diagonal(self):
+        logits = RNG.normal(0, 30, (6, 3, 6)).astype("float32")
+        alone, gathered = (
+            MatryoshkaLoss(SymmetricContrastive(positives), [1.0, 2.0, 3.0])
+            for positives in ("diagonal", "gathered")
+        )
+        expected = as_numpy(alone(np.zeros(6), logits))
+        np.testing.assert_allclose(as_numpy(gathered(np.zeros(6), logits)), expected, rtol=1e-6)
+
+    def test_hand_worked(self):
+        loss = SymmetricContrastive("gathered", reduction=None)
+        found = as_numpy(loss(np.zeros(2), np.log([[3.0, 1.0], [5.0, 4.0]])))
+        np.testing.assert_allclose(found, -np.log([3 / 4 * 3 / 8, 4 / 9 * 4 / 5]) / 2, rtol=1e-6)
+
+    def test_logits_of_another_shape(self):
+        with pytest.raises(ValueError, match=r"of all 1 replicas. Received \(2, 3\)"):
+            SymmetricContrastive("gathered")(np.zeros(2), np.zeros((2, 3), "float32"))
+
+    def test_gathered_columns_are_refused_on_the_diagonal(self, monkeypatch):
+        module = "mrl_keras.losses.symmetric_contrastive.replica_position"
+        monkeypatch.setattr(module, lambda: (1, 2))
+        with pytest.raises(ValueError, match=r"\(3, 6\) on 2 replicas .* `positives=\"gathered\"`"):
+            SymmetricContrastive()(np.zeros(3), np.zeros((3, 2, 6), "float32"))
+        SymmetricContrastive()(np.zeros(3), np.zeros((3, 2, 3), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "wanted"),
+    [
+        (
+            "GlobalSymmetricContrastive",
+            {"name": "g", "reduction": "sum", "dtype": None},
+            SymmetricContrastive("gathered", reduction="sum", name="g"),
+        ),
+        (
+            "PairRanking",
+            {"name": "p", "reduction": "sum", "dtype": None, "temperature": 0.3},
+            CoSENT(0.3, reduction="sum", name="p"),
+        ),
+    ],
+)
+def test_losses_of_earlier_files_load(name, config, wanted):
+    saved = {
+        "module": f"mrl_keras.losses.{name.lower()}",
+        "class_name": name,
+        "config": config,
+        "registered_name": f"mrl_keras>{name}",
+    }
+    found = keras.losses.deserialize(saved)
+    assert type(found) is type(wanted)
+    assert found.get_config() == wanted.get_config()

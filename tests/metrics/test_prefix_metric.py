@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mrl_keras import MatryoshkaDense, MatryoshkaLoss, PrefixMetric, per_prefix
-from mrl_keras.metrics import MeanLoss
+from mrl_keras.metrics.prefix_metric import MeanLoss
 from tests.support.contracts import check_config_round_trip, run_metric_contract
 
 RNG = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def test_each_metric_sees_its_own_prefix():
         nested[np.arange(8), place, LABELS] = 1.0
         for better in range(place):
             nested[np.arange(8), place, (LABELS + 1 + better) % 10] = 2.0
-    metrics = per_prefix(["sparse_categorical_accuracy", "top_2"], DIMS)
+    metrics = per_prefix(["sparse_categorical_accuracy", "top2"], DIMS)
     found = {}
     for metric in metrics:
         metric.update_state(LABELS, nested)
@@ -47,9 +47,9 @@ def test_each_metric_sees_its_own_prefix():
         "sparse_categorical_accuracy_d2": 1.0,
         "sparse_categorical_accuracy_d4": 0.0,
         "sparse_categorical_accuracy_d8": 0.0,
-        "top_2_d2": 1.0,
-        "top_2_d4": 1.0,
-        "top_2_d8": 0.0,
+        "top2_d2": 1.0,
+        "top2_d4": 1.0,
+        "top2_d8": 0.0,
     }
 
 
@@ -57,11 +57,11 @@ def test_fit_logs_the_metric_and_the_loss_of_every_prefix_by_name():
     inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     loss = MatryoshkaLoss(inner)
     model = keras.Sequential([keras.Input((8,)), MatryoshkaDense(10, DIMS)])
-    specification = ["sparse_categorical_accuracy", "top_5", loss]
+    specification = ["sparse_categorical_accuracy", "top5", loss]
     model.compile("sgd", loss=loss, metrics=per_prefix(specification, DIMS))
     x = RNG.standard_normal((16, 8)).astype("float32")
     logs = model.evaluate(x, np.tile(LABELS, 2), verbose=0, return_dict=True)
-    for name in ("sparse_categorical_accuracy", "top_5", "loss"):
+    for name in ("sparse_categorical_accuracy", "top5", "loss"):
         for dim in DIMS:
             assert f"{name}_d{dim}" in logs
     np.testing.assert_allclose(sum(logs[f"loss_d{dim}"] for dim in DIMS), logs["loss"], rtol=1e-5)
@@ -70,12 +70,12 @@ def test_fit_logs_the_metric_and_the_loss_of_every_prefix_by_name():
 
 
 def test_one_specification_makes_independent_metrics():
-    template = keras.metrics.SparseCategoricalAccuracy(name="top_1")
+    template = keras.metrics.SparseCategoricalAccuracy(name="top1")
     first, second, _ = per_prefix(template, DIMS)
     first.update_state(LABELS, NESTED)
     assert float(second.metric.count) == 0.0
     assert float(template.count) == 0.0
-    assert [first.name, second.name] == ["top_1_d2", "top_1_d4"]
+    assert [first.name, second.name] == ["top1_d2", "top1_d4"]
 
 
 def test_a_loss_name_becomes_a_mean():

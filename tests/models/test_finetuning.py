@@ -102,7 +102,7 @@ def test_frozen_batch_norm_does_not_move():
 
 def test_the_papers_steps_on_resnet50():
     steps = ["stage5_block2_conv3*", "stage5_block2_conv[23]*", "stage5_block2*", "*"]
-    model = image_classifier(resnet(), 10, [8, 2048])
+    model = image_classifier(resnet(filters=(2, 2, 2, 2)), 10, [4, 8])
     names = part_names(model)
     counts = [len(train_only(model, ["head", step])) for step in steps]
     assert counts == [3, 5, 7, len(names)]
@@ -202,10 +202,13 @@ def test_pretrained_networks_get_the_pixels_they_know():
 
 
 def test_pretrained_weights_choose_their_own_pixels(tmp_path):
-    network = keras.applications.VGG16(False, None, input_shape=(32, 32, 3), pooling="avg")
-    path = str(tmp_path / "vgg.weights.h5")
+    options = {"input_shape": (32, 32, 3), "alpha": 0.25}
+    network = keras.applications.MobileNet(
+        include_top=False, weights=None, pooling="avg", **options
+    )
+    path = str(tmp_path / "mobilenet.weights.h5")
     network.save_weights(path)
-    backbone = image_backbone("applications:VGG16", (32, 32, 3), weights=path)
-    pixels = keras.applications.vgg16.preprocess_input(IMAGES.copy())
+    backbone = image_backbone("applications:MobileNet", (32, 32, 3), weights=path, alpha=0.25)
+    pixels = keras.applications.mobilenet.preprocess_input(IMAGES.copy())
     expected = network.predict(pixels, verbose=0)
     np.testing.assert_allclose(backbone.predict(IMAGES, verbose=0), expected, rtol=1e-4, atol=1e-4)

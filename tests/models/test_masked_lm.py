@@ -8,13 +8,12 @@ from mrl_keras.data import SPECIAL_PIECES, masked_lm_batches, masked_lm_evaluati
 from mrl_keras.models import (
     BertTokens,
     GardenBert,
-    TokenPlaces,
-    TopPieces,
     mask_filler,
     masked_lm,
     masked_lm_at,
     masked_lm_embedder,
 )
+from mrl_keras.models.mask_filling import TokenPlaces, TopPieces
 
 pytest.importorskip("official")
 

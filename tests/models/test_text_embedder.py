@@ -4,14 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras import MatryoshkaLoss, PairRanking
-from mrl_keras.models import (
-    GlobalSymmetricContrastive,
-    MaskedMean,
-    bert_tower,
-    sentence_pairs,
-    text_embedder,
-)
+from mrl_keras import CoSENT, MatryoshkaLoss, SymmetricContrastive
+from mrl_keras.models import sentence_pairs, text_embedder
+from mrl_keras.models.text_embedder import MaskedMean
 from tests.support.contracts import check_config_round_trip
 
 RNG = np.random.default_rng(0)
@@ -49,7 +44,7 @@ def test_poolings():
     first = text_embedder(6, pooling="cls", **SIZES)
     found = first.get_layer("bert")(x)["sequence_output"][:, 0]
     np.testing.assert_allclose(first.predict(x, verbose=0), found, atol=1e-5)
-    assert bert_tower(6, width=8, **SIZES).output_shape == (None, 8)
+    assert text_embedder(6, width=8, pooling="cls", **SIZES).output_shape == (None, 8)
     with pytest.raises(ValueError, match="`pooling` must be one of .* Received 'max'"):
         text_embedder(6, pooling="max", **SIZES)
 
@@ -58,8 +53,8 @@ def test_pairs_train_compiled_by_both_objectives_and_survive_a_file(tmp_path):
     keras.utils.set_random_seed(0)
     model = sentence_pairs(text_embedder(6, width=8, **SIZES), [2, 8], temperature=0.1)
     losses = {
-        "similarity": MatryoshkaLoss(GlobalSymmetricContrastive()),
-        "cosine": MatryoshkaLoss(PairRanking()),
+        "similarity": MatryoshkaLoss(SymmetricContrastive("gathered")),
+        "cosine": MatryoshkaLoss(CoSENT()),
     }
     model.compile("adam", loss=losses, jit_compile=True)
     x = tokens(8, [6, 5, 4, 3] * 2, "first_") | tokens(8, [6, 5, 4, 3] * 2, "second_")

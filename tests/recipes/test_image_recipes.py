@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mrl_keras import MatryoshkaLoss
+from mrl_keras.data import Sampling
 from mrl_keras.export import load
 from recipes.common.optimizers import optimizer
 from recipes.tasks.image_classification import Task, nesting_dims
@@ -36,7 +37,7 @@ def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_pat
         metrics=task.metrics(),
         jit_compile=True,
     )
-    data = task.train_data(config.batch_size, config.seed)
+    data = task.train_data(config.batch_size, Sampling(config.seed))
     assert all(None not in spec.shape for spec in data.element_spec)
     before = [weight.numpy() for weight in model.trainable_variables]
     history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
@@ -120,7 +121,7 @@ def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_p
         metrics=task.metrics(),
         jit_compile=True,
     )
-    data = task.train_data(config.batch_size, config.seed)
+    data = task.train_data(config.batch_size, Sampling(config.seed))
     history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"][0])
     assert "top_1_d12" in history
@@ -135,8 +136,8 @@ def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_p
 
 def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
     task = Task(get_config("cifar10_resnet"))
-    whole = list(itertools.islice(task.train_data(8, seed=3), 12))
-    later = list(itertools.islice(task.train_data(8, seed=3, start_step=7), 5))
+    whole = list(itertools.islice(task.train_data(8, Sampling(3)), 12))
+    later = list(itertools.islice(task.train_data(8, Sampling(3, start_step=7)), 5))
     for (a, b), (c, d) in zip(whole[7:], later, strict=True):
         np.testing.assert_array_equal(a, c)
         np.testing.assert_array_equal(b, d)

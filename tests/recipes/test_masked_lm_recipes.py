@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrl_keras.data import learn_vocabulary, read_vocabulary
+from mrl_keras.data import Sampling, learn_vocabulary, read_vocabulary
 from mrl_keras.export import load, load_manifest
 from recipes.common.training import build_compiled_model, set_up_task
 from recipes.tasks.masked_lm import Task, made_sentences, nesting_dims
@@ -29,7 +29,7 @@ def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_pat
     config = get_config(name, jit_compile=True)
     task = set_up_task(config, str(tmp_path / "run"))
     model = build_compiled_model(config, task)
-    data = task.train_data(config.batch_size, config.seed)
+    data = task.train_data(config.batch_size, Sampling(config.seed))
     inputs, *others = data.element_spec
     assert all(None not in spec.shape for spec in [*inputs.values(), *others])
     before = [weight.numpy() for weight in model.trainable_variables]
@@ -80,7 +80,7 @@ def test_training_learns_what_frequencies_do_not_tell():
     config.data.made_examples = 300
     task = set_up_task(config)
     model = build_compiled_model(config, task)
-    model.fit(task.train_data(32, 0), steps_per_epoch=360, verbose=0)
+    model.fit(task.train_data(32, Sampling()), steps_per_epoch=360, verbose=0)
     values = dict(task.evaluate(model))
     for dim in task.dims:
         assert values[f"crossentropy/mlm/{dim}"] < 0.9 * values["crossentropy/unigram"]
@@ -94,14 +94,14 @@ def test_a_single_prefix_is_trained_alone():
     table = model.get_layer("bert").embeddings
     head = model.get_layer("head")
     transform = head.transform.bias.numpy().copy()
-    model.fit(task.train_data(8, 0), steps_per_epoch=2, verbose=0)
+    model.fit(task.train_data(8, Sampling()), steps_per_epoch=2, verbose=0)
     assert list(task.dims) == [6, 24]
     changed = head.transform.bias.numpy() != transform
     assert changed[:6].all()
     assert table.shape == (120, 24)
     values = dict(task.evaluate(model))
     assert {key for key in values if "mlm" in key} == {"top1/mlm/6", "crossentropy/mlm/6"}
-    inputs, labels, weights = next(iter(task.train_data(8, 0)))
+    inputs, labels, weights = next(iter(task.train_data(8, Sampling())))
     with tf.GradientTape() as tape:
         loss = task.loss()(labels, model(inputs, training=True), sample_weight=weights)
     whole = tape.gradient(loss, head.bias.value)
@@ -125,8 +125,8 @@ def test_the_vocabulary_is_made_once_and_kept(tmp_path):
 
 def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
     task = Task(get_config())
-    whole = list(itertools.islice(task.train_data(8, seed=3), 12))
-    later = list(itertools.islice(task.train_data(8, seed=3, start_step=7), 5))
+    whole = list(itertools.islice(task.train_data(8, Sampling(3)), 12))
+    later = list(itertools.islice(task.train_data(8, Sampling(3, start_step=7)), 5))
     for one, two in zip(whole[7:], later, strict=True):
         for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -152,7 +152,7 @@ def test_wrong_values_are_one_clear_error(changes, message):
         task = Task(config)
         task.loss()
         task.model()
-        task.train_data(8, 0)
+        task.train_data(8, Sampling())
 
 
 def test_unknown_mode():
@@ -172,8 +172,8 @@ def test_real_text_streamed_and_in_memory():
     assert any("[UNK]" in text for text in texts)
     config.data.in_memory = False
     task = Task(config)
-    whole = list(itertools.islice(task.train_data(8, 1), 5))
-    later = next(iter(task.train_data(8, 1, start_step=4)))
+    whole = list(itertools.islice(task.train_data(8, Sampling(1)), 5))
+    later = next(iter(task.train_data(8, Sampling(1, start_step=4))))
     for a, b in zip(tf.nest.flatten(whole[4]), tf.nest.flatten(later), strict=True):
         np.testing.assert_array_equal(a, b)
     words = np.concatenate([batch[0]["input_word_ids"] for batch in whole])

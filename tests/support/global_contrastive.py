@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras import MatryoshkaLoss, per_prefix
-from mrl_keras.models import GlobalSymmetricContrastive, InBatchAccuracy, dual_encoder
+from mrl_keras import InBatchAccuracy, MatryoshkaLoss, SymmetricContrastive, per_prefix
+from mrl_keras.models import dual_encoder
 
 DIMS = [2, 4, 8]
 PAIRS, BATCH = 32, 16
@@ -30,8 +30,8 @@ def made_model(per_prefix_temperature):
     )
     model.compile(
         keras.optimizers.SGD(0.5),
-        loss=MatryoshkaLoss(GlobalSymmetricContrastive(), [2.0, 1.0, 0.5]),
-        metrics=per_prefix([InBatchAccuracy(), GlobalSymmetricContrastive()], DIMS),
+        loss=MatryoshkaLoss(SymmetricContrastive("gathered"), [2.0, 1.0, 0.5]),
+        metrics=per_prefix([InBatchAccuracy(), SymmetricContrastive("gathered")], DIMS),
     )
     return model
 

@@ -1,7 +1,7 @@
-"""Random changes of training images, each decided by the example's own seed.
+"""Random crops and flips of training images, decided by the example's own seed.
 
-No state: the crop and flip of an example follow from (seed, epoch, index) alone, whichever
-worker reads it, in whichever batch, before or after a restart.
+Keras's augmentation layers and `tf.image` draw from a generator with a state; here the crop and
+flip of an example follow from (seed, epoch, index) alone, whichever worker reads it.
 """
 
 from __future__ import annotations
@@ -9,93 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mrl_keras.checks import whole_number
-
-# The constants of SplitMix64 (Steele, Lea and Flood 2014): an increment and two multipliers.
-_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-
-
-def random_bits(seeds, draw):
-    """64 random bits for each example, from its seed and the number of the draw.
-
-    Args:
-        seeds: int64 (batch, words), such as (seed, epoch, index).
-        draw: int, which of an example's random numbers this is.
-
-    Returns:
-        uint64 (batch,).
-    """
-    seeds = tf.cast(seeds, tf.uint64)
-    bits = _mixed(tf.fill(tf.shape(seeds)[:1], tf.constant(draw + 1, tf.uint64)))
-    for word in tf.unstack(seeds, axis=1):
-        bits = _mixed(bits + tf.constant(_GOLDEN, tf.uint64) + word)
-    return bits
-
-
-def _mixed(bits):
-    bits = _folded(bits, 30) * tf.constant(_FIRST, tf.uint64)
-    bits = _folded(bits, 27) * tf.constant(_SECOND, tf.uint64)
-    return _folded(bits, 31)
-
-
-def _folded(bits, places):
-    return tf.bitwise.bitwise_xor(bits, _shifted(bits, places))
-
-
-def _shifted(bits, places):
-    return tf.bitwise.right_shift(bits, tf.constant(places, tf.uint64))
-
-
-def uniform(seeds, draw):
-    """One number in [0, 1) for each example, from its seed and the number of the draw.
-
-    Args:
-        seeds: int64 (batch, words), such as (seed, epoch, index).
-        draw: int, which of an example's random numbers this is.
-
-    Returns:
-        float32 (batch,).
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from mrl_keras.data.image.augmentation import uniform
-    >>> numbers = uniform(tf.constant([[0, 0, 1], [0, 0, 1], [0, 0, 2]], tf.int64), draw=0)
-    >>> bool(numbers[0] == numbers[1]), bool(numbers[0] == numbers[2])
-    (True, False)
-    """
-    # 24 bits are what a float32 below one can hold.
-    return tf.cast(_shifted(random_bits(seeds, draw), 40), tf.float32) / 2.0**24
-
-
-def shuffled(positions, seeds, count):
-    """Which of `count` items stands at each position of the order that its seed stands for.
-
-    Nothing is stored, so that reading can begin anywhere in the order.
-
-    Args:
-        positions: int64 (batch,), each below `count`.
-        seeds: int64 (batch, words), such as (seed, epoch); one seed is one order.
-        count: int.
-
-    Returns:
-        int64 (batch,).
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from mrl_keras.data.image.augmentation import shuffled
-    >>> sorted(shuffled(tf.range(5, dtype=tf.int64), tf.ones((5, 2), tf.int64), 5).numpy().tolist())
-    [0, 1, 2, 3, 4]
-    """
-    # The public tf.random.experimental.index_shuffle takes one seed for all positions only, and
-    # does 4 rounds, where the orders of neighbouring seeds still have a correlation of 0.7.
-    keys = [tf.cast(_shifted(random_bits(seeds, word), 33), tf.int64) for word in range(3)]
-    return tf.raw_ops.RandomIndexShuffle(
-        index=positions,
-        seed=tf.stack(keys, axis=1),
-        max_index=tf.constant(count - 1, tf.int64),
-        rounds=16,
-    )
+from mrl_keras.data.sampling import uniform
 
 
 def pad_crop_flip(images, seeds, padding=4):

@@ -36,7 +36,7 @@ def imagenet_4k(source, data_dir=None, excluded=None, train=1000, query=50):
 
     Raises:
         ValueError: no such folder, one without class folders, no class with enough images, or a
-            file that is no JPEG.
+            file that is not a JPEG.
         ImportError: tensorflow-datasets is missing.
 
     Source: arXiv 2205.13147, Section 4.3 and Appendix B (ImageNet-4K).

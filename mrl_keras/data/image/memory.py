@@ -156,7 +156,7 @@ def read_split(builder, split, image_size=None, max_examples=None):
     """One split of a TFDS image set, decoded into memory.
 
     Args:
-        builder: the prepared set, see `image_sets.image_set`.
+        builder: the prepared set, see `image_set`.
         split: str.
         image_size: height and width in pixels to resize to. Default None, kept.
         max_examples: at most so many examples. Default None, all.

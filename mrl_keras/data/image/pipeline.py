@@ -1,12 +1,13 @@
 """tf.data pipelines of labelled images: seeded, sharded over workers, resumable at a step.
 
-Two readers with the same promises. `array_batches` holds small sets in memory and jumps to any
-step at once. `streamed_batches` reads TFDS's files record by record; to begin in the middle it
-passes over the undecoded records of the current epoch only. Both give the same batches for the
-same seed, and what a restarted run reads is what the uninterrupted one would have read.
+`array_batches` holds a small set in memory and begins at any step at once; `streamed_batches`
+reads TFDS's files record by record. A restarted run reads what the uninterrupted one would have
+read.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
@@ -16,27 +17,53 @@ from mrl_keras.data.image.augmentation import (
     centre_crop,
     decode_image,
     pad_crop_flip,
-    random_bits,
     random_resized_crop,
 )
-from mrl_keras.data.image.records import file_records, parsed, record_files
+from mrl_keras.data.image.records import parse_labelled_image
 from mrl_keras.data.image.sets import class_names
-from mrl_keras.data.sampling import epochs_of_records, epochs_of_rows, ready
-from mrl_keras.data.tfds_sets import checked_split
+from mrl_keras.data.sampling import (
+    Sampling,
+    epochs_of_records,
+    epochs_of_rows,
+    prefetch_in_order,
+    random_bits,
+)
+from mrl_keras.data.tfds_sets import file_records, record_files
 
 DTYPES = ("uint8", "float32", "bfloat16")
 AUGMENTATIONS = ("pad_crop_flip", None)
 
 
-def array_batches(
-    images,
-    batch_size,
-    seed=0,
-    augment="pad_crop_flip",
-    shard=(0, 1),
-    start_step=0,
-    dtype="uint8",
-):
+@dataclasses.dataclass(frozen=True)
+class ImageStreamOptions:
+    """How images are cut and how files are read, for `streamed_batches` and its like.
+
+    Attributes:
+        resolution: int, pixels; or a list of (first step, pixels), as `resolution_stages` gives
+            it. Shapes are static where one resolution is left from the first step on.
+        dtype: of the images: "uint8" (rounded), "float32" or "bfloat16". Default "uint8".
+        shuffle_buffer: int, undecoded records to draw from. Default 8192.
+        files_at_once: int, files that are read in turns. Default 16.
+
+    Raises:
+        ValueError: another dtype.
+    """
+
+    resolution: object
+    dtype: str = "uint8"
+    shuffle_buffer: int = 8192
+    files_at_once: int = 16
+
+    def __post_init__(self):
+        check_dtype(self.dtype)
+
+    @property
+    def reading(self):
+        """The arguments of `epochs_of_records`, a dict."""
+        return {"shuffle_buffer": self.shuffle_buffer, "files_at_once": self.files_at_once}
+
+
+def array_batches(images, batch_size, sampling=Sampling(), augment="pad_crop_flip", dtype="uint8"):
     """Endless training batches from images in memory.
 
     Every epoch goes through all examples in an order of its own. Batches run on over the end
@@ -47,10 +74,8 @@ def array_batches(
         images: `LabelledImages`, or any object with arrays `images` (examples, height, width,
             channels) and `labels` (examples,).
         batch_size: int, rows of this worker's batches.
-        seed: int, of order and augmentation. Default 0.
+        sampling: `Sampling`. Default seed 0, one worker, from the first step.
         augment: "pad_crop_flip" (CIFAR-10's) or None. Default "pad_crop_flip".
-        shard: (index, count) of this worker. Default (0, 1).
-        start_step: int, the step of the first batch. Default 0.
         dtype: of the images: "uint8", "float32" or "bfloat16", which holds 0 to 255 exactly.
             Default "uint8".
 
@@ -73,7 +98,8 @@ def array_batches(
     if count == 0:
         raise ValueError("There are no examples to train on: the split is empty.")
     check_augmentation(augment)
-    dtype, pixels = checked_dtype(dtype), tf.constant(images.images)
+    check_dtype(dtype)
+    pixels = tf.constant(images.images)
     labels = tf.constant(np.asarray(images.labels, "int64"))
 
     def read(rows, seeds):
@@ -82,71 +108,61 @@ def array_batches(
             batch = pad_crop_flip(batch, seeds)
         return tf.cast(batch, dtype), tf.gather(labels, rows)
 
-    return epochs_of_rows(count, read, batch_size, seed, shard, start_step)
+    return epochs_of_rows(count, read, batch_size, sampling)
 
 
-def streamed_batches(
-    builder,
-    split,
-    batch_size,
-    resolution,
-    seed=0,
-    shard=(0, 1),
-    start_step=0,
-    dtype="uint8",
-    shuffle_buffer=8192,
-    files_at_once=16,
-):
+def streamed_batches(builder, split, batch_size, options, sampling=Sampling()):
     """Endless training batches from TFDS's files: random resized crop and flip.
 
-    Every epoch reads this worker's files in an order of its own, `files_at_once` in turns,
-    through a shuffle buffer. A worker reads every n-th file, or every n-th record where there
-    are fewer files than workers.
+    Every epoch reads this worker's files in an order of its own, some in turns, through a
+    shuffle buffer. A worker reads every n-th file, or every n-th record where there are fewer
+    files than workers. To begin in the middle it passes over the undecoded records of the current
+    epoch only.
 
     Args:
-        builder: the prepared set, see `image_sets.image_set`.
+        builder: the prepared set, see `image_set`.
         split: str.
         batch_size: int, rows of this worker's batches.
-        resolution: int, pixels; or a list of (first step, pixels), as `resolution_stages` gives
-            it. The shapes are static where one resolution is left from `start_step` on.
-        seed: int, of order and augmentation. Default 0.
-        shard: (index, count) of this worker. Default (0, 1).
-        start_step: int, the step of the first batch. Default 0.
-        dtype: of the images: "uint8" (rounded), "float32" or "bfloat16". Default "uint8".
-        shuffle_buffer: int, undecoded records to draw from. Default 8192.
-        files_at_once: int. Default 16.
+        options: `ImageStreamOptions`.
+        sampling: `Sampling`. Default seed 0, one worker, from the first step.
 
     Returns:
         `tf.data.Dataset` of (images (batch, pixels, pixels, 3), labels int64 (batch,)).
 
     Raises:
         ValueError: no such split, an empty one, files of another format, or an argument out of
-            range. While reading, `clear_image_errors` makes such of corrupt images and labels.
+            range. While reading, `explain_image_errors` makes such of corrupt images and labels.
     """
-    dtype, classes = checked_dtype(dtype), len(class_names(builder))
-    stages = remaining_stages(resolution, whole_number(start_step, "`start_step`", 0))
+    classes, crop = len(class_names(builder)), Cropping(options, sampling.start_step)
 
     def read(step, seeds, name, row, record):
-        encoded, label = parsed(builder, record, name, row, classes)
-        return crop_at(stages, step, encoded, seeds, dtype), label
+        encoded, label = parse_labelled_image(builder, record, name, row, classes)
+        return crop(step, encoded, seeds), label
 
-    options = {"shuffle_buffer": shuffle_buffer, "files_at_once": files_at_once}
-    return epochs_of_records(builder, split, read, batch_size, seed, shard, start_step, **options)
+    return epochs_of_records(builder, split, read, batch_size, sampling, **options.reading)
 
 
-def crop_at(stages, step, encoded, seeds, dtype):
-    """A random resized crop (pixels, pixels, 3) of an encoded image, in the step's resolution.
+class Cropping:
+    """Random resized crops (pixels, pixels, 3) of encoded images, in each step's resolution.
 
     Args:
-        stages: list of (first step, pixels).
+        options: `ImageStreamOptions`.
+        start_step: int; earlier resolutions are left out.
+
+    Call arguments:
         step: scalar int64.
         encoded: scalar string.
         seeds: int64 (1, words).
-        dtype: str, of the result.
     """
-    image_seed = tf.bitcast(random_bits(seeds, 0)[0], tf.int32)
-    image = random_resized_crop(encoded, image_seed, _resolution_at(stages, step))
-    return _pixels(image, dtype)
+
+    def __init__(self, options, start_step):
+        self._stages = _remaining_stages(options.resolution, start_step)
+        self._dtype = options.dtype
+
+    def __call__(self, step, encoded, seeds):
+        image_seed = tf.bitcast(random_bits(seeds, 0)[0], tf.int32)
+        pixels = _resolution_at(self._stages, step)
+        return _pixels(random_resized_crop(encoded, image_seed, pixels), self._dtype)
 
 
 def evaluation_batches(
@@ -178,7 +194,8 @@ def evaluation_batches(
     Raises:
         ValueError: no such split, an empty one, or an argument out of range.
     """
-    batch_size, dtype = whole_number(batch_size, "`batch_size`"), checked_dtype(dtype)
+    batch_size = whole_number(batch_size, "`batch_size`")
+    check_dtype(dtype)
     if hasattr(source, "labels"):
         if len(source.labels) == 0:
             raise ValueError("There are no examples to evaluate: the split is empty.")
@@ -186,14 +203,16 @@ def evaluation_batches(
         dataset = tf.data.Dataset.from_tensor_slices(arrays)
         if resolution is None:
             dataset = dataset.batch(batch_size, drop_remainder)
-            return ready(dataset.map(lambda image, label: (tf.cast(image, dtype), label)))
+            return prefetch_in_order(
+                dataset.map(lambda image, label: (tf.cast(image, dtype), label))
+            )
     else:
         size, classes = whole_number(resolution, "`resolution`"), len(class_names(source))
-        files, _ = record_files(source, checked_split(source, split))
+        files, _ = record_files(source, split)
         records = tf.data.Dataset.from_tensor_slices(files).flat_map(file_records)
 
         def read(name, row, record):
-            encoded, label = parsed(source, record, name, row, classes)
+            encoded, label = parse_labelled_image(source, record, name, row, classes)
             return decode_image(encoded), label
 
         dataset = records.map(read, num_parallel_calls=tf.data.AUTOTUNE)
@@ -202,27 +221,26 @@ def evaluation_batches(
         lambda image, label: (_pixels(centre_crop(image, size, crop), dtype), label),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    return ready(dataset.batch(batch_size, drop_remainder))
+    return prefetch_in_order(dataset.batch(batch_size, drop_remainder))
 
 
 def check_augmentation(augment):
-    """Refuses what is no augmentation of images in memory."""
+    """Refuse an unknown augmentation of images in memory."""
     if augment not in AUGMENTATIONS:
         raise ValueError(f"`augment` must be one of {AUGMENTATIONS}. Received {augment!r}.")
 
 
-def checked_dtype(dtype):
-    """`dtype` if images can have it."""
+def check_dtype(dtype):
+    """Refuse a dtype that images can't have."""
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received {dtype!r}.")
-    return dtype
 
 
 def _pixels(image, dtype):
     return tf.cast(tf.round(image) if dtype == "uint8" else image, dtype)
 
 
-def remaining_stages(resolution, start_step):
+def _remaining_stages(resolution, start_step):
     """The stages from `start_step` on, as (first step, pixels)."""
     if isinstance(resolution, int):
         resolution = [(0, resolution)]

@@ -1,4 +1,4 @@
-"""The records of TFDS's image sets, looked at before anything is decoded."""
+"""Records of TFDS's image sets, parsed and checked before any image is decoded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mrl_keras.data.tfds_sets import import_tfds
 
 
 @contextlib.contextmanager
-def clear_image_errors(what="the data set"):
-    """Turns the errors of reading images into a ValueError of one line.
+def explain_image_errors(what="the data set"):
+    """A context that makes the errors of reading images ValueErrors of one line.
 
     Args:
         what: the data set's name for the text.
@@ -38,27 +38,9 @@ def clear_image_errors(what="the data set"):
         raise
 
 
-def record_files(builder, split):
-    """(paths, numbers of records) of a split's files."""
-    info = builder.info.splits[split]
-    kind = builder.info.file_format.value
-    if kind != "tfrecord":
-        raise ValueError(
-            f"{builder.info.name!r} is prepared as {kind}; these pipelines read tfrecord. Prepare "
-            "it with `tfds build --file_format=tfrecord`."
-        )
-    return [str(path) for path in info.filepaths], list(info.shard_lengths)
-
-
-def file_records(name):
-    """(file, place in the file, record)."""
-    records = tf.data.TFRecordDataset(name).enumerate()
-    return records.map(lambda row, record: (name, row, record))
-
-
-def parsed(builder, record, name, row, classes):
-    """(encoded image, label) of a record; both are looked at before anything is decoded."""
-    encoded, example, where = parsed_image(builder, record, name, row)
+def parse_labelled_image(builder, record, name, row, classes):
+    """(encoded image, label) of a record; a wrong one raises before anything is decoded."""
+    encoded, example, where = parse_image(builder, record, name, row)
     label = example["label"]
     text = ["Label out of range 0 to ", str(classes - 1), ": ", tf.strings.as_string(label)]
     wrong = tf.strings.join([*text, " in ", where])
@@ -67,8 +49,8 @@ def parsed(builder, record, name, row, classes):
         return encoded, tf.identity(label)
 
 
-def parsed_image(builder, record, name, row):
-    """(encoded image, example, place) of a record; the image is looked at, not decoded.
+def parse_image(builder, record, name, row):
+    """(encoded image, example, place) of a record; the image is checked, not decoded.
 
     Args:
         builder: of the set.

@@ -1,4 +1,4 @@
-"""TFDS's image classification sets: found by name, checked, prepared, with one clear error each."""
+"""TFDS's image classification sets by name, their classes and corrupt images."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """tf.data pipelines of images with one text each, drawn anew in every epoch.
 
-The promises of `image_pipeline`: seeded, sharded over workers, resumable at a step, with one
-reader for sets in memory and one for TFDS's files. Texts come out as strings; a tokenizer maps
-them to what a text tower takes.
+Seeded, sharded over workers and resumable at a step, as `mrl_keras.data.image.pipeline`. Texts
+come out as strings; a tokenizer maps them to what a text tower takes.
 """
 
 from __future__ import annotations
@@ -10,16 +9,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data.image.augmentation import pad_crop_flip, uniform
-from mrl_keras.data.image.pipeline import (
-    check_augmentation,
-    checked_dtype,
-    crop_at,
-    remaining_stages,
-)
-from mrl_keras.data.image.records import parsed_image
+from mrl_keras.data.image.augmentation import pad_crop_flip
+from mrl_keras.data.image.pipeline import Cropping, check_augmentation, check_dtype
+from mrl_keras.data.image.records import parse_image
 from mrl_keras.data.image_text.sets import captions_of
-from mrl_keras.data.sampling import epochs_of_records, epochs_of_rows
+from mrl_keras.data.sampling import Sampling, epochs_of_records, epochs_of_rows, uniform
 
 # The draws of an example's seed that the augmentation of its image does not use.
 ORDER_DRAW, COUNT_DRAW = 3, 4
@@ -29,11 +23,9 @@ SEPARATOR = ", "
 def caption_batches(
     data,
     batch_size,
-    seed=0,
+    sampling=Sampling(),
     augment="pad_crop_flip",
     captions_per_text=1,
-    shard=(0, 1),
-    start_step=0,
     dtype="uint8",
 ):
     """Endless training batches of images and texts from a set in memory.
@@ -43,11 +35,10 @@ def caption_batches(
     Args:
         data: `CaptionedImages`.
         batch_size: int, rows of this worker's batches.
-        seed: int, of order, texts and augmentation. Default 0.
+        sampling: `Sampling`. Default seed 0, one worker, from the first step.
         augment: "pad_crop_flip" or None. Default "pad_crop_flip".
-        captions_per_text: int, the most captions of a text, see `drawn_texts`. Default 1.
-        shard: (index, count) of this worker. Default (0, 1).
-        start_step: int, the step of the first batch. Default 0.
+        captions_per_text: int, the most captions of a text. A text is some of an image's
+            captions in a drawn order, joined by ", "; how many is drawn, too. Default 1.
         dtype: of the images: "uint8", "float32" or "bfloat16". Default "uint8".
 
     Returns:
@@ -69,7 +60,8 @@ def caption_batches(
         raise ValueError("There are no examples to train on: the split is empty.")
     check_augmentation(augment)
     most = whole_number(captions_per_text, "`captions_per_text`")
-    dtype, pixels = checked_dtype(dtype), tf.constant(data.images)
+    check_dtype(dtype)
+    pixels = tf.constant(data.images)
     captions = tf.ragged.constant([list(texts) for texts in data.captions], dtype=tf.string)
     counts, captions = tf.cast(captions.row_lengths(), tf.int32), captions.to_tensor("")
 
@@ -77,25 +69,20 @@ def caption_batches(
         batch = tf.gather(pixels, rows)
         if augment:
             batch = pad_crop_flip(batch, seeds)
-        texts = drawn_texts(tf.gather(captions, rows), tf.gather(counts, rows), seeds, most)
+        texts = draw_texts(tf.gather(captions, rows), tf.gather(counts, rows), seeds, most)
         return tf.cast(batch, dtype), texts
 
-    return epochs_of_rows(len(data), read, batch_size, seed, shard, start_step)
+    return epochs_of_rows(len(data), read, batch_size, sampling)
 
 
 def streamed_caption_batches(
     builder,
     split,
     batch_size,
-    resolution,
+    options,
+    sampling=Sampling(),
     captions="captions",
-    seed=0,
     captions_per_text=1,
-    shard=(0, 1),
-    start_step=0,
-    dtype="uint8",
-    shuffle_buffer=8192,
-    files_at_once=16,
 ):
     """Endless training batches of images and texts from TFDS's files: random resized crop and flip.
 
@@ -105,42 +92,35 @@ def streamed_caption_batches(
         builder: the prepared set, see `caption_set`.
         split: str.
         batch_size: int, rows of this worker's batches.
-        resolution: int, pixels; or a list of (first step, pixels).
+        options: `ImageStreamOptions`.
+        sampling: `Sampling`. Default seed 0, one worker, from the first step.
         captions: str, the feature, as for `caption_set`. Default "captions".
-        seed: int, of order, texts and augmentation. Default 0.
-        captions_per_text: int, the most captions of a text, see `drawn_texts`. Default 1.
-        shard: (index, count) of this worker. Default (0, 1).
-        start_step: int, the step of the first batch. Default 0.
-        dtype: of the images: "uint8" (rounded), "float32" or "bfloat16". Default "uint8".
-        shuffle_buffer: int, undecoded records to draw from. Default 8192.
-        files_at_once: int. Default 16.
+        captions_per_text: int, the most captions of a text, as for `caption_batches`. Default 1.
 
     Returns:
         `tf.data.Dataset` of (images (batch, pixels, pixels, 3), strings (batch,)).
 
     Raises:
         ValueError: no such split, an empty one, files of another format, or an argument out of
-            range. While reading, `clear_image_errors` makes such of corrupt images and of images
-            without captions.
+            range. While reading, `explain_image_errors` makes such of corrupt images and of
+            images without captions.
     """
     most = whole_number(captions_per_text, "`captions_per_text`")
-    dtype = checked_dtype(dtype)
-    stages = remaining_stages(resolution, whole_number(start_step, "`start_step`", 0))
+    crop = Cropping(options, sampling.start_step)
 
     def read(step, seeds, name, row, record):
-        encoded, example, where = parsed_image(builder, record, name, row)
+        encoded, example, where = parse_image(builder, record, name, row)
         texts = captions_of(example, captions)
         text = tf.strings.join(["Image without captions: ", where])
         with tf.control_dependencies([tf.debugging.Assert(tf.size(texts) > 0, [text])]):
             texts = tf.identity(texts)[None]
-        drawn = drawn_texts(texts, tf.shape(texts)[1:], seeds, most)[0]
-        return crop_at(stages, step, encoded, seeds, dtype), drawn
+        drawn = draw_texts(texts, tf.shape(texts)[1:], seeds, most)[0]
+        return crop(step, encoded, seeds), drawn
 
-    options = {"shuffle_buffer": shuffle_buffer, "files_at_once": files_at_once}
-    return epochs_of_records(builder, split, read, batch_size, seed, shard, start_step, **options)
+    return epochs_of_records(builder, split, read, batch_size, sampling, **options.reading)
 
 
-def drawn_texts(captions, counts, seeds, most=1):
+def draw_texts(captions, counts, seeds, most=1):
     """One text for each image: some of its captions in a drawn order, joined by ", ".
 
     How many is drawn too, evenly from 1 to `most`, or to as many as the image has.

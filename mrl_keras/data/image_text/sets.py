@@ -1,4 +1,4 @@
-"""Images with captions: TFDS's image-text sets, found by name, checked and read."""
+"""TFDS's image-text sets by name, read into memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrl_keras.data.image.augmentation import centre_crop
-from mrl_keras.data.tfds_sets import checked_split, first_examples, import_tfds, tfds_set
+from mrl_keras.data.tfds_sets import check_split, first_examples, import_tfds, tfds_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +137,10 @@ def caption_texts(builder, split, captions="captions"):
     Returns:
         `tf.data.Dataset` of strings ().
     """
+    check_split(builder, split)
     tfds = import_tfds()
     dataset = builder.as_dataset(
-        split=checked_split(builder, split),
+        split=split,
         shuffle_files=False,
         decoders={"image": tfds.decode.SkipDecoding()},
     )

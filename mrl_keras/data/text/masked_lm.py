@@ -1,7 +1,7 @@
-"""Batches for masked language modelling: masks drawn anew each time, decided by seed and position.
+"""Batches for masked language modelling, with masks drawn anew in every epoch.
 
-Nothing is stored: which tokens of a row are masked follows from (seed, epoch, row), so that a
-restarted run, or a row on another worker, is masked as it would have been.
+Which tokens of a row are masked follows from (seed, epoch, row) alone: a restarted run, or
+another worker, masks a row alike.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrl_keras.checks import as_int, whole_number
-from mrl_keras.data.image.augmentation import uniform
-from mrl_keras.data.sampling import epochs_of_rows, ready
+from mrl_keras.data.sampling import Sampling, epochs_of_rows, prefetch_in_order, uniform
 from mrl_keras.data.text.wordpiece import CLS, MASK, PAD, SEP, SPECIAL_PIECES
 
 KEPT_TOKEN, RANDOM_TOKEN = 0.1, 0.1
@@ -63,10 +62,10 @@ def token_rows(wordpiece, texts, packed=True):
     return rows
 
 
-def masked(words, seeds, vocabulary_size, positions, rate=0.15):
-    """Some tokens of each row chosen to be predicted, and most of them hidden.
+def mask_tokens(words, seeds, vocabulary_size, positions, rate=0.15):
+    """Choose tokens of each row to be predicted, and hide most of them.
 
-    Of the n pieces of a row that are no special ones, min(max(round(rate n), 1), positions) are
+    Of the n pieces of a row, special ones not counted, min(max(round(rate n), 1), positions) are
     chosen; 80 percent of these become "[MASK]", 10 percent a random piece, 10 percent stay.
 
     Args:
@@ -133,9 +132,7 @@ def masked_lm_batches(
     vocabulary_size,
     positions,
     rate=0.15,
-    seed=0,
-    shard=(0, 1),
-    start_step=0,
+    sampling=Sampling(),
 ):
     """Endless training batches from rows in memory, each row masked anew in each epoch.
 
@@ -148,12 +145,10 @@ def masked_lm_batches(
         vocabulary_size: int, pieces to draw random ones from.
         positions: int, the slots of each row for masked tokens.
         rate: float in (0, 1), the part of the pieces that is chosen. Default 0.15.
-        seed: int, of order and masks. Default 0.
-        shard: (index, count) of this worker. Default (0, 1).
-        start_step: int, the step of the first batch. Default 0.
+        sampling: `Sampling`. Default seed 0, one worker, from the first step.
 
     Returns:
-        `tf.data.Dataset` of (inputs, labels, weights), see `masked`; all shapes are static.
+        `tf.data.Dataset` of (inputs, labels, weights), see `mask_tokens`; all shapes are static.
 
     Raises:
         ValueError: no rows, or an argument out of range.
@@ -168,9 +163,9 @@ def masked_lm_batches(
     count, table = _checked_rows(rows)
 
     def read(drawn, seeds):
-        return masked(tf.gather(table, drawn), seeds, vocabulary_size, positions, rate)
+        return mask_tokens(tf.gather(table, drawn), seeds, vocabulary_size, positions, rate)
 
-    return epochs_of_rows(count, read, batch_size, seed, shard, start_step)
+    return epochs_of_rows(count, read, batch_size, sampling)
 
 
 def masked_lm_evaluation(rows, batch_size, vocabulary_size, positions, rate=0.15, seed=0):
@@ -180,8 +175,9 @@ def masked_lm_evaluation(rows, batch_size, vocabulary_size, positions, rate=0.15
         rows: int32 (rows, length), see `token_rows`.
         batch_size: int. The last batch is filled with rows of weight 0, so that all shapes are
             static.
-        vocabulary_size, positions, rate, seed: as for `masked_lm_batches`. Default of `rate`
-            0.15, of `seed` 0.
+        vocabulary_size, positions: as for `masked_lm_batches`.
+        rate: float in (0, 1), the part of the pieces that is chosen. Default 0.15.
+        seed: int, of the masks. Default 0.
 
     Returns:
         A finite `tf.data.Dataset` of (inputs, labels, weights).
@@ -197,15 +193,15 @@ def masked_lm_evaluation(rows, batch_size, vocabulary_size, positions, rate=0.15
         numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         inside = numbers < count
         numbers = tf.where(inside, numbers, 0)
-        # -1 is no epoch of training.
+        # No epoch of training has the number -1.
         words = [tf.fill([batch_size], tf.constant(word, tf.int64)) for word in (seed, -1)]
         seeds = tf.stack([*words, numbers], 1)
-        inputs, labels, weights = masked(
+        inputs, labels, weights = mask_tokens(
             tf.gather(table, numbers), seeds, vocabulary_size, positions, rate
         )
         return inputs, labels, weights * tf.cast(inside, tf.float32)[:, None]
 
-    return ready(tf.data.Dataset.range(-(-count // batch_size)).map(read))
+    return prefetch_in_order(tf.data.Dataset.range(-(-count // batch_size)).map(read))
 
 
 def masked_lm_stream(texts, wordpiece, positions, rate=0.15):
@@ -218,15 +214,17 @@ def masked_lm_stream(texts, wordpiece, positions, rate=0.15):
         rate: float in (0, 1). Default 0.15.
 
     Returns:
-        `tf.data.Dataset` of (inputs, labels, weights), see `masked`.
+        `tf.data.Dataset` of (inputs, labels, weights), see `mask_tokens`.
     """
 
     def read(batch, seeds):
         words = wordpiece(batch)["input_word_ids"]
         words = tf.ensure_shape(words, (batch.shape[0], wordpiece.length))
-        return masked(words, seeds, len(wordpiece.vocabulary), positions, rate)
+        return mask_tokens(words, seeds, len(wordpiece.vocabulary), positions, rate)
 
-    return ready(texts.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
+    return prefetch_in_order(
+        texts.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    )
 
 
 def _checked_rows(rows):

@@ -1,4 +1,4 @@
-"""TFDS's sets with text: found by name, checked, read into memory."""
+"""TFDS's sets with text by name, read into memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_columns(builder, split, columns, max_examples=None) -> dict[str, np.nda
         A dict from the names to arrays (examples,); texts are an object array of str.
 
     Raises:
-        ValueError: no such split, an empty one, or a text that is no UTF-8.
+        ValueError: no such split, an empty one, or a text that is not UTF-8.
     """
     wanted = first_examples(builder, split, max_examples)
     columns = tuple(columns)

@@ -1,4 +1,4 @@
-"""Texts too many for memory: windows of the documents of one or several TFDS sets, joined."""
+"""Streams of windows of the documents of TFDS sets, for texts that exceed the memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import math
 
 import tensorflow as tf
 
-from mrl_keras.checks import as_int, whole_number
-from mrl_keras.data.image.augmentation import uniform
-from mrl_keras.data.sampling import epochs_of_records, ready
+from mrl_keras.checks import whole_number
+from mrl_keras.data.sampling import Sampling, epochs_of_records, prefetch_in_order, uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +32,7 @@ def streamed_texts(
     sources,
     batch_size,
     characters,
-    seed=0,
-    shard=(0, 1),
-    start_step=0,
+    sampling=Sampling(),
     shuffle_buffer=8192,
     files_at_once=16,
 ):
@@ -50,9 +47,7 @@ def streamed_texts(
         sources: list of `TextSource`.
         batch_size: int, rows of this worker's batches.
         characters: int, the longest window.
-        seed: int, of order and windows. Default 0.
-        shard: (index, count) of this worker. Default (0, 1).
-        start_step: int, the step of the first batch. Default 0.
+        sampling: `Sampling`. Default seed 0, one worker, from the first step.
         shuffle_buffer: int, records of a set to draw from. Default 8192.
         files_at_once: int, files of a set that are read in turns. Default 16.
 
@@ -64,7 +59,7 @@ def streamed_texts(
         ValueError: no such split, an empty one, a share without a row, or an argument out of
             range.
     """
-    sources, seed = list(sources), as_int(seed, "`seed`")
+    sources = list(sources)
     batch_size = whole_number(batch_size, "`batch_size`")
     characters = whole_number(characters, "`characters`")
     counts = rows_of_shares([source.share for source in sources], batch_size)
@@ -79,9 +74,7 @@ def streamed_texts(
             return _window(text, seeds, characters), seeds[0]
 
         options = {"shuffle_buffer": shuffle_buffer, "files_at_once": files_at_once}
-        return epochs_of_records(
-            source.builder, source.split, read, rows, seed, shard, start_step, **options
-        )
+        return epochs_of_records(source.builder, source.split, read, rows, sampling, **options)
 
     streams = [
         windows(number, source, rows)
@@ -93,7 +86,7 @@ def streamed_texts(
     def joined(*parts):
         return tuple(tf.concat(part, axis=0) for part in zip(*parts, strict=True))
 
-    return ready(tf.data.Dataset.zip(tuple(streams)).map(joined))
+    return prefetch_in_order(tf.data.Dataset.zip(tuple(streams)).map(joined))
 
 
 def rows_of_shares(shares, batch_size):

@@ -64,29 +64,20 @@ def learn_vocabulary(
     size, least = whole_number(size, "`size`"), whole_number(least_count, "`least_count`")
     max_characters = whole_number(max_characters, "`max_characters`")
     import_tensorflow_text()
-    from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
-    from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
-
-    splitter, pattern = BasicTokenizer(lower_case=lower_case), _pattern(kept)
-
-    def words(batch):
-        return splitter.tokenize(tf.strings.regex_replace(batch, pattern, " ") if kept else batch)
-
-    counts = collections.Counter()
-    for batch in _string_batches(texts).map(words, num_parallel_calls=2, deterministic=True):
-        counts.update(batch.flat_values.numpy())
-    # Words in the order of their letters: nothing depends on the order of the texts.
-    counts = {word.decode(): count for word, count in sorted(counts.items())}
-    if not counts:
-        raise ValueError("`texts` must hold at least one word. Received none.")
-    pieces = learner.learn(
-        counts,
-        vocab_size=size,
-        reserved_tokens=list(SPECIAL_PIECES),
-        lower_thresh=least,
-        max_unique_chars=max_characters,
-        joiner=_SUFFIX,
+    from tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset import (
+        bert_vocab_from_dataset,
     )
+
+    dataset, pattern = _string_batches(texts), _pattern(kept)
+    if kept:
+        dataset = dataset.map(lambda batch: tf.strings.regex_replace(batch, pattern, " "))
+    learning = {"lower_thresh": least, "max_unique_chars": max_characters, "joiner": _SUFFIX}
+    try:
+        pieces = bert_vocab_from_dataset(
+            dataset, size, list(SPECIAL_PIECES), {"lower_case": lower_case}, learning
+        )
+    except StopIteration as error:  # of the learner, where there is nothing to learn from
+        raise ValueError("`texts` must hold at least one word. Received none.") from error
     return _cut(pieces, size)
 
 

@@ -1,4 +1,4 @@
-"""ResNet50 as the paper trains it, in plain Keras: for every backend, any image size, with XLA."""
+"""ResNet50 as the paper trains it, in plain Keras."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
 class Blur(keras.layers.Layer):
     """A fixed 3 x 3 binomial filter on each channel, before a convolution with stride.
 
-    Without it, what a stride skips folds into what it keeps (aliasing).
+    Without it a convolution with stride aliases.
 
     Args:
         **kwargs: `name`, `dtype`, `trainable`.
@@ -101,7 +101,7 @@ def resnet(
     variance = [deviation**2 for deviation in IMAGENET_DEVIATION]
     x = keras.layers.Normalization(mean=IMAGENET_MEAN, variance=variance)(images)
     x = build.activated(build.convolution(x, "stem_conv", filters[0], 7, 2))
-    x = keras.layers.ZeroPadding2D(1)(x)  # of what ReLU gives, zero is the least
+    x = keras.layers.ZeroPadding2D(1)(x)  # zero never exceeds what ReLU gives
     x = keras.layers.MaxPooling2D(3, 2)(x)
     for stage, (count, channels) in enumerate(zip(blocks, filters, strict=True)):
         for block in range(count):

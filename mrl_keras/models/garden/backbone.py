@@ -1,12 +1,12 @@
-"""Model Garden networks (tf-models-official, made of tf_keras layers) as ordinary Keras layers.
+"""The base of Model Garden's networks (tf-models-official, of tf_keras layers) as Keras layers.
 
-Keras does not see the weights of a tf_keras network, and would leave them untrained without a
-word. `GardenBackbone` builds the network, and wraps each of its variables, which stay where
-they are, in a `keras.Variable`.
+Keras 3 does not see the weights of a tf_keras network, and would silently leave them untrained.
+`GardenBackbone` builds the network and wraps each of its variables in a `keras.Variable`.
 """
 
 import abc
 import contextlib
+import dataclasses
 import os
 
 import keras
@@ -25,10 +25,12 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
     call: construct the layer in the scope of the `tf.distribute` strategy. After a change of
     `frozen` or `trainable`, call `compile` again, as always in Keras.
 
-    A subclass takes its sizes as constructor arguments, and ends its constructor with
+    A subclass takes its sizes as constructor arguments and the rest as keywords, which
+    `split_options` puts into a frozen dataclass; it ends its constructor with
     `self._adopt(frozen)`.
 
     Args:
+        options: a frozen dataclass, whose fields become attributes and entries of the config.
         l2: float, the factor of the sum of squares of each kernel, as a regularisation loss.
             Default 0.0.
         frozen: names of stages that are not trained, of `stages`: neither the weights nor the
@@ -43,9 +45,12 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
             mixed_float16.
     """
 
-    def __init__(self, l2=0.0, **kwargs):
+    def __init__(self, options, l2=0.0, **kwargs):
         super().__init__(**kwargs)
         self.l2 = _rate(l2, "`l2`")
+        self._options = options
+        for name, value in dataclasses.asdict(options).items():
+            setattr(self, name, value)
 
     @abc.abstractmethod
     def _build_network(self):
@@ -186,7 +191,8 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
         return {k: keras.KerasTensor(shapes[k], dtype=types[k]) for k in types}
 
     def get_config(self):
-        return {**super().get_config(), "l2": self.l2, "frozen": list(self.frozen)}
+        own = {"l2": self.l2, "frozen": list(self.frozen)}
+        return {**super().get_config(), **own, **dataclasses.asdict(self._options)}
 
 
 class _Hidden:
@@ -230,6 +236,13 @@ def _regularized(network):
     """References of the kernels that `network` regularises."""
     layers = (m for m in network.submodules if getattr(m, "kernel_regularizer", None) is not None)
     return {layer.kernel.ref() for layer in layers if hasattr(getattr(layer, "kernel", 0), "ref")}
+
+
+def split_options(options, keywords):
+    """(`options` made of its own `keywords`, the other keywords); `options` is a dataclass."""
+    names = {field.name for field in dataclasses.fields(options)}
+    own = {name: value for name, value in keywords.items() if name in names}
+    return options(**own), {name: v for name, v in keywords.items() if name not in names}
 
 
 def _rate(value, what):

@@ -1,4 +1,4 @@
-"""Model Garden's checkpoints: finding the network in them, and reading all of it or nothing."""
+"""Reading Model Garden's checkpoints: the whole network, or nothing and an error."""
 
 import os
 

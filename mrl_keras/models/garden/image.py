@@ -1,8 +1,32 @@
 """Image networks of Model Garden as Keras layers: ResNet and VisionTransformer."""
 
+import dataclasses
+
 from mrl_keras.checks import whole_number
-from mrl_keras.models.garden.backbone import GardenBackbone, fraction
+from mrl_keras.models.garden.backbone import GardenBackbone, fraction, split_options
 from mrl_keras.registry import register
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetOptions:
+    """The options of `GardenResNet`, which documents them."""
+
+    stem_type: str = "v0"
+    resnetd_shortcut: bool = False
+    replace_stem_max_pool: bool = False
+    se_ratio: float | None = None
+    stochastic_depth: float = 0.0
+    activation: str = "relu"
+    synchronized: bool = True
+    norm_momentum: float = 0.9
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self):
+        _one_of(self.stem_type, ("v0", "v1"), "`stem_type`")
+        if self.se_ratio:
+            fraction(self.se_ratio, "`se_ratio`")
+        for name in ("stochastic_depth", "norm_momentum"):
+            fraction(getattr(self, name), f"`{name}`")
 
 
 @register
@@ -17,6 +41,13 @@ class GardenResNet(GardenBackbone):
             50.
         depth_multiplier: float, the factor of all widths. Default 1.0: 64 to 512 channels, of
             50 layers on to 2,048.
+        last_stage: int, 2 to 5: later stages are left out. Default 5.
+        pooling: "avg" gives the mean over the image, None the feature map. Default "avg".
+        image_shape: (height, width, channels); None where it varies. Default (None, None, 3).
+        frozen: names of stages that are not trained. Default ().
+        **kwargs: the options below, and `name`, `dtype`, `trainable`.
+
+    Options:
         stem_type: "v0", one 7 x 7 convolution, or "v1", three 3 x 3 ones. Default "v0".
         resnetd_shortcut: bool, average pooling in the shortcuts (ResNet-D). Default False.
         replace_stem_max_pool: bool, a convolution instead of the stem's max pooling (ResNet-RS).
@@ -28,13 +59,8 @@ class GardenResNet(GardenBackbone):
         synchronized: bool, batch statistics over all replicas. Default True.
         norm_momentum: float in [0, 1), of the moving statistics. Default 0.9.
         norm_epsilon: float, of batch normalisation. Default 1e-5.
-        last_stage: int, 2 to 5: later stages are left out. Default 5.
-        pooling: "avg" gives the mean over the image, None the feature map. Default "avg".
-        image_shape: (height, width, channels); None where it varies. Default (None, None, 3).
         l2: float, the factor of the sum of squares of each convolution's kernel, as a
             regularisation loss. Default 0.0.
-        frozen: names of stages that are not trained. Default ().
-        **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
         (batch, height, width, channels), normalised floats.
@@ -65,34 +91,16 @@ class GardenResNet(GardenBackbone):
         self,
         model_id=50,
         depth_multiplier=1.0,
-        stem_type="v0",
-        resnetd_shortcut=False,
-        replace_stem_max_pool=False,
-        se_ratio=None,
-        stochastic_depth=0.0,
-        activation="relu",
-        synchronized=True,
-        norm_momentum=0.9,
-        norm_epsilon=1e-5,
         last_stage=5,
         pooling="avg",
         image_shape=(None, None, 3),
-        l2=0.0,
         frozen=(),
         **kwargs,
     ):
-        super().__init__(l2=l2, **kwargs)
+        options, kwargs = split_options(ResNetOptions, kwargs)
+        super().__init__(options, **kwargs)
         self.model_id = whole_number(model_id, "`model_id`")
         self.depth_multiplier = float(depth_multiplier)
-        self.stem_type = _one_of(stem_type, ("v0", "v1"), "`stem_type`")
-        self.resnetd_shortcut = bool(resnetd_shortcut)
-        self.replace_stem_max_pool = bool(replace_stem_max_pool)
-        self.se_ratio = se_ratio and fraction(se_ratio, "`se_ratio`")
-        self.stochastic_depth = fraction(stochastic_depth, "`stochastic_depth`")
-        self.activation = activation
-        self.synchronized = bool(synchronized)
-        self.norm_momentum = fraction(norm_momentum, "`norm_momentum`")
-        self.norm_epsilon = float(norm_epsilon)
         self.last_stage = _one_of(last_stage, (2, 3, 4, 5), "`last_stage`")
         self.pooling = _one_of(pooling, ("avg", None), "`pooling`")
         self.image_shape = checked_image_shape(image_shape)
@@ -150,15 +158,6 @@ class GardenResNet(GardenBackbone):
             **super().get_config(),
             "model_id": self.model_id,
             "depth_multiplier": self.depth_multiplier,
-            "stem_type": self.stem_type,
-            "resnetd_shortcut": self.resnetd_shortcut,
-            "replace_stem_max_pool": self.replace_stem_max_pool,
-            "se_ratio": self.se_ratio,
-            "stochastic_depth": self.stochastic_depth,
-            "activation": self.activation,
-            "synchronized": self.synchronized,
-            "norm_momentum": self.norm_momentum,
-            "norm_epsilon": self.norm_epsilon,
             "last_stage": self.last_stage,
             "pooling": self.pooling,
             "image_shape": list(self.image_shape),
@@ -166,6 +165,21 @@ class GardenResNet(GardenBackbone):
 
 
 BLOCKS = ("ResidualBlock", "BottleneckBlock")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTOptions:
+    """The options of `GardenViT`, which documents them."""
+
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    pooler: str = "token"
+
+    def __post_init__(self):
+        for name in ("dropout", "attention_dropout", "stochastic_depth"):
+            fraction(getattr(self, name), f"`{name}`")
+        _one_of(self.pooler, ("token", "gap", "none"), "`pooler`")
 
 
 @register
@@ -181,17 +195,19 @@ class GardenViT(GardenBackbone):
         num_layers: int, transformer blocks. Default 12.
         num_heads: int, attention heads; it divides `hidden_size`. Default 12.
         mlp_dim: int, the width inside each block's perceptron. Default 3072.
+        image_shape: (height, width, channels), ints. Default (224, 224, 3).
+        frozen: names of stages that are not trained. Default ().
+        **kwargs: the options below, and `name`, `dtype`, `trainable`.
+
+    Options:
         dropout: float in [0, 1). Default 0.0.
         attention_dropout: float in [0, 1). Default 0.0.
         stochastic_depth: float in [0, 1), the rate at which the last block's residual branches
             are dropped in training. Default 0.0.
         pooler: "token" is the class token's output, "gap" the mean over the patches, "none"
             the outputs of all patches. Default "token".
-        image_shape: (height, width, channels), ints. Default (224, 224, 3).
         l2: float, the factor of the sum of squares of each kernel, as a regularisation loss.
             Default 0.0.
-        frozen: names of stages that are not trained. Default ().
-        **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
         (batch, height, width, channels), normalised floats.
@@ -224,25 +240,17 @@ class GardenViT(GardenBackbone):
         num_layers=12,
         num_heads=12,
         mlp_dim=3072,
-        dropout=0.0,
-        attention_dropout=0.0,
-        stochastic_depth=0.0,
-        pooler="token",
         image_shape=(224, 224, 3),
-        l2=0.0,
         frozen=(),
         **kwargs,
     ):
-        super().__init__(l2=l2, **kwargs)
+        options, kwargs = split_options(ViTOptions, kwargs)
+        super().__init__(options, **kwargs)
         self.patch_size = whole_number(patch_size, "`patch_size`")
         self.hidden_size = whole_number(hidden_size, "`hidden_size`")
         self.num_layers = whole_number(num_layers, "`num_layers`")
         self.num_heads = whole_number(num_heads, "`num_heads`")
         self.mlp_dim = whole_number(mlp_dim, "`mlp_dim`")
-        self.dropout = fraction(dropout, "`dropout`")
-        self.attention_dropout = fraction(attention_dropout, "`attention_dropout`")
-        self.stochastic_depth = fraction(stochastic_depth, "`stochastic_depth`")
-        self.pooler = _one_of(pooler, ("token", "gap", "none"), "`pooler`")
         self.image_shape = checked_image_shape(image_shape)
         heads_divide_width(self.num_heads, self.hidden_size)
         if any(n is None or n % self.patch_size for n in self.image_shape[:2]):
@@ -300,10 +308,6 @@ class GardenViT(GardenBackbone):
             "num_layers": self.num_layers,
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "stochastic_depth": self.stochastic_depth,
-            "pooler": self.pooler,
             "image_shape": list(self.image_shape),
         }
 

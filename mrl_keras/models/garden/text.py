@@ -1,11 +1,28 @@
 """The text encoder of Model Garden, BERT, as a Keras layer."""
 
+import dataclasses
+
 from mrl_keras.checks import whole_number
-from mrl_keras.models.garden.backbone import GardenBackbone, fraction
+from mrl_keras.models.garden.backbone import GardenBackbone, fraction, split_options
 from mrl_keras.models.garden.image import heads_divide_width
 from mrl_keras.registry import register
 
 INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
+
+
+@dataclasses.dataclass(frozen=True)
+class BertOptions:
+    """The options of `GardenBert`, which documents them."""
+
+    type_vocab_size: int = 2
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    pooler: bool = True
+
+    def __post_init__(self):
+        whole_number(self.type_vocab_size, "`type_vocab_size`")
+        for name in ("dropout", "attention_dropout"):
+            fraction(getattr(self, name), f"`{name}`")
 
 
 @register
@@ -26,13 +43,15 @@ class GardenBert(GardenBackbone):
         num_heads: int, attention heads; it divides `hidden_size`. Default 12.
         inner_dim: int, the width inside each block's perceptron. Default 3072.
         max_length: int, the longest sequence. Default 512.
+        frozen: names of stages that are not trained. Default ().
+        **kwargs: the options below, and `name`, `dtype`, `trainable`.
+
+    Options:
         type_vocab_size: int, token types. Default 2.
         dropout: float in [0, 1). Default 0.1.
         attention_dropout: float in [0, 1). Default 0.1.
         pooler: bool, the dense layer with tanh on the first token's output. Default True.
-        frozen: names of stages that are not trained. Default ().
-        **kwargs: `l2`, `name`, `dtype`, `trainable`. BERT has no kernels that Model Garden
-            regularises, so `l2` must be 0.
+        l2: must be 0.0, since BERT has no kernels that Model Garden regularises. Default 0.0.
 
     Input shape:
         A dict of "input_word_ids", "input_mask" (1 for tokens, 0 for padding) and
@@ -69,24 +88,17 @@ class GardenBert(GardenBackbone):
         num_heads=12,
         inner_dim=3072,
         max_length=512,
-        type_vocab_size=2,
-        dropout=0.1,
-        attention_dropout=0.1,
-        pooler=True,
         frozen=(),
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        options, kwargs = split_options(BertOptions, kwargs)
+        super().__init__(options, **kwargs)
         self.vocab_size = whole_number(vocab_size, "`vocab_size`")
         self.hidden_size = whole_number(hidden_size, "`hidden_size`")
         self.num_layers = whole_number(num_layers, "`num_layers`")
         self.num_heads = whole_number(num_heads, "`num_heads`")
         self.inner_dim = whole_number(inner_dim, "`inner_dim`")
         self.max_length = whole_number(max_length, "`max_length`")
-        self.type_vocab_size = whole_number(type_vocab_size, "`type_vocab_size`")
-        self.dropout = fraction(dropout, "`dropout`")
-        self.attention_dropout = fraction(attention_dropout, "`attention_dropout`")
-        self.pooler = bool(pooler)
         heads_divide_width(self.num_heads, self.hidden_size)
         if self.l2:
             raise ValueError(
@@ -162,10 +174,6 @@ class GardenBert(GardenBackbone):
             "num_heads": self.num_heads,
             "inner_dim": self.inner_dim,
             "max_length": self.max_length,
-            "type_vocab_size": self.type_vocab_size,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "pooler": self.pooler,
         }
 
 

@@ -1,13 +1,13 @@
-"""Image backbones by name: one way in to native, `keras.applications` and Model Garden networks."""
+"""Image backbones by name: this package's, `keras.applications` and Model Garden's."""
 
 from __future__ import annotations
 
 import keras
 
 from mrl_keras.models.backbones.resnet import IMAGENET_DEVIATION, IMAGENET_MEAN, resnet
+from mrl_keras.models.backbones.small_convnet import small_convnet
 from mrl_keras.models.backbones.small_resnet import small_resnet
 from mrl_keras.models.garden.image import GardenResNet, GardenViT
-from mrl_keras.models.image_classifier import small_convnet
 
 NATIVE = {"small_convnet": small_convnet, "small_resnet": small_resnet, "resnet": resnet}
 GARDEN = {"garden:resnet": GardenResNet, "garden:vit": GardenViT}
@@ -80,5 +80,5 @@ def _preprocessed(network, image_shape, made):
     for module in vars(keras.applications).values():
         if getattr(module, made.__name__, None) is made:
             x = module.preprocess_input(images)
-            break  # MobileNetV3 has none: it scales inside
+            break  # MobileNetV3 has none: the network scales itself
     return keras.Model(images, network(x), name=network.name)

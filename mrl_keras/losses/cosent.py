@@ -1,4 +1,4 @@
-"""Pairs that a score orders: their similarities are trained to have the same order."""
+"""CoSENT: a ranking loss that gives the similarities of pairs the order of their scores."""
 
 import math
 import numbers
@@ -6,13 +6,13 @@ import numbers
 import keras
 from keras import ops
 
-from mrl_keras.registry import register
+from mrl_keras.registry import register_as
 
 LOWEST = -1e9
 
 
-def pair_ranking(y_true, y_pred, temperature=0.05):
-    """How far the pairs of lower score reach above each pair.
+def cosent(y_true, y_pred, temperature=0.05):
+    """The CoSENT loss of each pair: by how much pairs of lower score exceed its similarity.
 
     loss[i] = log(1 + sum_{j: y[j] < y[i]} exp((s[j] - s[i]) / T))
 
@@ -29,7 +29,7 @@ def pair_ranking(y_true, y_pred, temperature=0.05):
 
     Example:
 
-    >>> values = pair_ranking(np.array([1.0, 0.0]), np.array([0.5, 0.5], "float32"))
+    >>> values = cosent(np.array([1.0, 0.0]), np.array([0.5, 0.5], "float32"))
     >>> keras.ops.convert_to_numpy(values).round(3).tolist()  # log(2), and the lowest
     [0.6930000185966492, 0.0]
 
@@ -42,7 +42,7 @@ def pair_ranking(y_true, y_pred, temperature=0.05):
     for values in (y_true, y_pred):
         if not (len(values.shape) == 1 or (len(values.shape) == 2 and values.shape[1] == 1)):
             raise ValueError(
-                "Ranked pairs need one score and one similarity for each pair, (n,) or (n, 1). "
+                "CoSENT needs one score and one similarity for each pair, (n,) or (n, 1). "
                 f"Received y_true {tuple(y_true.shape)} and y_pred {tuple(y_pred.shape)}."
             )
     scores, similarities = (ops.reshape(values, (-1,)) for values in (y_true, y_pred))
@@ -54,20 +54,20 @@ def pair_ranking(y_true, y_pred, temperature=0.05):
     return ops.logsumexp(ops.concatenate([terms, zero], axis=1), axis=1)
 
 
-@register
-class PairRanking(keras.losses.Loss):
-    """Ranking loss of pairs with scores: a pair of higher score shall have the higher similarity.
+@register_as("PairRanking")
+class CoSENT(keras.losses.Loss):
+    """CoSENT: of two pairs, the one with the higher score must have the higher similarity.
 
     loss[i] = log(1 + sum_{j: y[j] < y[i]} exp((s[j] - s[i]) / T))
 
-    Only the order of the scores is read, so any scale will do, as for Spearman's correlation.
+    Only the order of the scores matters, as for Spearman's correlation.
     Pairs are compared within the batch, which under `tf.distribute` is one replica's part. In
     `MatryoshkaLoss` every prefix is ranked by itself.
 
     Args:
         temperature: float above 0, T. Default 0.05.
         reduction: over the batch, as in every Keras loss. Default "sum_over_batch_size".
-        name: default "pair_ranking".
+        name: default "cosent".
         dtype: dtype of the computation. Default None, `keras.config.floatx()`.
 
     Call arguments:
@@ -79,8 +79,8 @@ class PairRanking(keras.losses.Loss):
 
     Example:
 
-    >>> from mrl_keras.losses import MatryoshkaLoss, PairRanking
-    >>> loss = MatryoshkaLoss(PairRanking(temperature=1.0))
+    >>> from mrl_keras.losses import MatryoshkaLoss, CoSENT
+    >>> loss = MatryoshkaLoss(CoSENT(temperature=1.0))
     >>> cosines = np.zeros((2, 3, 1), "float32")  # two pairs at three prefixes
     >>> round(float(loss(np.array([1.0, 0.0]), cosines)) / 3, 4)  # log(2) and 0
     0.3466
@@ -92,7 +92,7 @@ class PairRanking(keras.losses.Loss):
         self,
         temperature=0.05,
         reduction="sum_over_batch_size",
-        name="pair_ranking",
+        name="cosent",
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
@@ -104,7 +104,7 @@ class PairRanking(keras.losses.Loss):
         self.temperature = float(temperature)
 
     def call(self, y_true, y_pred):
-        return pair_ranking(y_true, y_pred, self.temperature)
+        return cosent(y_true, y_pred, self.temperature)
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature, "dtype": self.dtype}

@@ -1,0 +1,43 @@
+"""Accuracy within the batch of a contrastive model."""
+
+import keras
+from keras import ops
+
+from mrl_keras.registry import register
+from mrl_keras.replicas import replica_position
+
+
+@register
+class InBatchAccuracy(keras.metrics.MeanMetricWrapper):
+    """How often a query's own document is the nearest of the batch of all replicas.
+
+    Args:
+        name: default "in_batch_top1".
+        dtype: default None, `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: not read; anything that has a row for each query.
+        y_pred: logits (rows, replicas * rows), as for `SymmetricContrastive("gathered")`.
+
+    Example:
+
+    >>> from mrl_keras.metrics import InBatchAccuracy, per_prefix
+    >>> [metric.name for metric in per_prefix(InBatchAccuracy(), [8, 16])]
+    ['in_batch_top1_d8', 'in_batch_top1_d16']
+    >>> metric = InBatchAccuracy()
+    >>> metric.update_state([0, 0], np.array([[2.0, 1.0], [3.0, 1.0]]))
+    >>> float(metric.result())
+    0.5
+    """
+
+    def __init__(self, name="in_batch_top1", dtype=None):
+        super().__init__(_own_is_nearest, name=name, dtype=dtype)
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}
+
+
+def _own_is_nearest(y_true, y_pred):
+    rows = ops.shape(y_pred)[0]
+    own = ops.arange(rows, dtype="int32") + replica_position()[0] * rows
+    return ops.equal(ops.argmax(y_pred, axis=1), ops.cast(own, "int32"))

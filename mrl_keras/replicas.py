@@ -1,0 +1,28 @@
+"""This replica among all that share a batch; one replica on every backend but TensorFlow."""
+
+import keras
+
+
+def gather_rows(values):
+    """The rows of all replicas, in the order of the replicas, with their gradient.
+
+    Args:
+        values: floating tensor (rows, ...), with equally many rows on every replica.
+
+    Returns:
+        Tensor (replicas * rows, ...); `values` itself on one replica.
+    """
+    if keras.backend.backend() != "tensorflow" or isinstance(values, keras.KerasTensor):
+        return values
+    from mrl_keras.distribution.gather import gather
+
+    return gather(values)
+
+
+def replica_position():
+    """(index, count) of this replica; (0, 1) on one."""
+    if keras.backend.backend() != "tensorflow":
+        return 0, 1
+    from mrl_keras.distribution.replicas import replica_position
+
+    return replica_position()
