@@ -1,46 +1,26 @@
 """What a recipe trains: one task per module, picked by the config's `task`.
 
-A module `recipes/tasks/NAME.py` has a class `Task`, made from the config:
-
-    Task(config), or Task(config, workdir) of a task that keeps files beside the checkpoints, such
-        as a vocabulary: it reads them where they are, else makes them; `workdir` may be None
-        train_data(batch_size, seed, shard=(index, count), start_step=0)
-            an endless `tf.data.Dataset` of (inputs, labels): `batch_size` rows of worker `index`
-            of `count`; the same seed gives the same batches, from any `start_step` on
-        validation_data(batch_size)
-            a finite dataset of (inputs, labels), the same on every worker, or None
-        model()              the keras.Model, not compiled
-        loss(), metrics()    for `model.compile`
-        weighted_metrics()   metrics that take sample weights, of a task whose datasets give
-            (inputs, labels, weights); other tasks lack it
-        evaluate(model)      yields (name, value), such as ("top1/linear/8", 0.71)
-        export(model, directory)
-            writes a SavedModel, and returns the folder of its version
+A module `recipes/tasks/NAME.py`, or any module by its dotted name, has a class `Task`, a subclass
+of `recipes.tasks.task.Task`, which is the protocol.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import pathlib
 
-METHODS = (
-    "train_data",
-    "validation_data",
-    "model",
-    "loss",
-    "metrics",
-    "evaluate",
-    "export",
-)
+from recipes.tasks.task import Task
+
+__all__ = ["Task", "make_task", "task_names"]
 
 
 def task_names() -> list[str]:
     """The tasks of this folder."""
-    return sorted(path.stem for path in pathlib.Path(__file__).parent.glob("[a-z]*.py"))
+    paths = pathlib.Path(__file__).parent.glob("[a-z]*.py")
+    return sorted(path.stem for path in paths if path.stem != "task")
 
 
-def task(config, workdir=None):
+def make_task(config, workdir=None) -> Task:
     """The task that `config.task` names, made from `config`.
 
     Args:
@@ -49,7 +29,7 @@ def task(config, workdir=None):
         workdir: folder of the run, for tasks that keep files there. Default None, none.
 
     Raises:
-        ValueError: no such task, or a class without one of the methods; and what the task says
+        ValueError: no such task, or a class that is not a complete `Task`; and what the task says
             about its own values.
     """
     name = config.get("task")
@@ -69,8 +49,9 @@ def task(config, workdir=None):
             "Is its folder on PYTHONPATH?"
         ) from error
     made = getattr(module, "Task", None)
-    missing = [method for method in METHODS if not callable(getattr(made, method, None))]
-    if missing:
-        raise ValueError(f"The class {module_name}.Task lacks {', '.join(missing)}.")
-    keeps_files = "workdir" in inspect.signature(made).parameters
-    return made(config, workdir) if keeps_files else made(config)
+    if not isinstance(made, type) or not issubclass(made, Task):
+        raise ValueError(f"{module_name}.Task must be a subclass of recipes.tasks.Task.")
+    if made.__abstractmethods__:
+        lacking = ", ".join(sorted(made.__abstractmethods__))
+        raise ValueError(f"The class {module_name}.Task lacks {lacking}.")
+    return made(config, workdir)

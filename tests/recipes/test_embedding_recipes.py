@@ -48,7 +48,7 @@ def get_config(name, mode="tiny", **changes):
 
 def trained(task, config):
     """The task's model after three compiled steps at static shapes, and their logs."""
-    model = task.model()
+    model = task.build_model()
     model.compile(
         optimizer(config, model.trainable_variables),
         task.loss(),
@@ -90,13 +90,13 @@ def test_text_embedder(objective, tmp_path):
     assert {f"{metric}_d{dim}" for dim in task.dims} <= set(history)
 
     values = dict(task.evaluate(model))
-    names = [f"spearman/{dim}" for dim in task.dims.with_interpolated()]
-    others = ["spearman/untrained", "spearman/words", "spearman/tf_idf"]
+    names = [f"spearman/cosine/{dim}" for dim in task.dims.with_interpolated()]
+    others = [f"spearman/untrained/{task.dims.width}", "spearman/words/all", "spearman/tf_idf/all"]
     assert list(values) == names + others
     assert all(-1 <= value <= 1 for value in values.values())
-    assert values["spearman/words"] > 0.8  # the made scores are those of the common words
+    assert values["spearman/words/all"] > 0.8  # the made scores are those of the common words
 
-    assert read_vocabulary(tmp_path / FILE_NAME) == list(task.vocabulary)
+    assert read_vocabulary(tmp_path / FILE_NAME) == task.vocabulary.pieces
     texts = [*task.test.first[:3], "Unseen: words", ""]
     path = task.export(model, tmp_path / "model")
     assert load_manifest(path)["custom_ops"] == ["TFText"]
@@ -174,7 +174,7 @@ def test_streamed_captions_and_zero_shot_classes(tmp_path):
     assert (inputs["images"].shape, labels.shape) == ((8, 16, 16, 3), (8,))
     assert inputs["input_word_ids"].shape == (8, config.text.length)
     assert inputs["input_mask"].numpy().sum(axis=1).min() >= 3
-    values = dict(task.evaluate(task.model()))
+    values = dict(task.evaluate(task.build_model()))
     dims = task.dims.with_interpolated()
     assert [name for name in values if "zero" in name] == [f"top1/zero_shot/{m}" for m in dims]
     assert all(0 <= value <= 1 for value in values.values())

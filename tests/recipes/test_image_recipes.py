@@ -29,7 +29,7 @@ def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_pat
     config = get_config(name)
     keras.utils.set_random_seed(0)
     task = Task(config)
-    model = task.model()
+    model = task.build_model()
     model.compile(
         optimizer(config, model.trainable_variables),
         task.loss(),
@@ -41,7 +41,7 @@ def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_pat
     before = [weight.numpy() for weight in model.trainable_variables]
     history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"][0])
-    assert {f"top_1_d{dim}" for dim in task.dims} <= set(history)
+    assert {f"top1_d{dim}" for dim in task.dims} <= set(history)
     after = [weight.numpy() for weight in model.trainable_variables]
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
@@ -52,7 +52,7 @@ def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_pat
     validation = task.validation_data(config.batch_size)
     checked = model.evaluate(validation, verbose=0, return_dict=True)
     for dim in task.dims:
-        np.testing.assert_allclose(values[f"top1/linear/{dim}"], checked[f"top_1_d{dim}"], atol=0.1)
+        np.testing.assert_allclose(values[f"top1/linear/{dim}"], checked[f"top1_d{dim}"], atol=0.1)
 
     path = task.export(model, tmp_path / "model")
     served = load(path)
@@ -102,7 +102,7 @@ def test_ablations():
 @pytest.mark.parametrize("head", ["mrl_e", "ff"])
 def test_other_heads(head):
     task = Task(get_config("cifar10_resnet", head=head))
-    model = task.model()
+    model = task.build_model()
     assert model.output_shape == (None, 1 if head == "ff" else 4, 4)
     values = dict(task.evaluate(model))
     assert ("top1/linear/3" in values) == (head == "mrl_e")
@@ -113,7 +113,7 @@ def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_p
     config = get_config("cifar10_resnet", head="slimmable")
     task = Task(config)
     assert list(task.dims) == [4, 8, 12, 16]
-    model = task.model()
+    model = task.build_model()
     model.compile(
         optimizer(config, model.trainable_variables),
         task.loss(),
@@ -123,12 +123,12 @@ def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_p
     data = task.train_data(config.batch_size, config.seed)
     history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"][0])
-    assert "top_1_d12" in history
+    assert "top1_d12" in history
     values = dict(task.evaluate(model))
     assert list(values) == [f"top1/{kind}/{m}" for kind in ("linear", "1nn") for m in task.dims]
     checked = model.evaluate(task.validation_data(16), verbose=0, return_dict=True)
     for dim in task.dims:
-        assert values[f"top1/linear/{dim}"] == pytest.approx(checked[f"top_1_d{dim}"])
+        assert values[f"top1/linear/{dim}"] == pytest.approx(checked[f"top1_d{dim}"])
     with pytest.raises(ValueError, match="has no prefixes to serve"):
         task.export(model, tmp_path)
 
@@ -161,7 +161,7 @@ def test_wrong_values_are_one_clear_error(changes, message):
     with pytest.raises(ValueError, match=message):
         task = Task(config)
         task.loss()
-        task.model()
+        task.build_model()
 
 
 def test_missing_data_set(tmp_path):

@@ -35,18 +35,18 @@ def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_pat
     before = [weight.numpy() for weight in model.trainable_variables]
     history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"][0])
-    assert {f"{key}_d{dim}" for dim in task.dims for key in ("top_1", "loss")} <= set(history)
+    assert {f"{key}_d{dim}" for dim in task.dims for key in ("top1", "loss")} <= set(history)
     after = [weight.numpy() for weight in model.trainable_variables]
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
     values = dict(task.evaluate(model))
     dims = task.dims.with_interpolated()
     expected = {f"{key}/mlm/{dim}" for dim in dims for key in ("top1", "crossentropy")}
-    assert set(values) == expected | {"top1/majority", "crossentropy/unigram"}
+    assert set(values) == expected | {"top1/majority/all", "crossentropy/unigram/all"}
     validation = task.validation_data(config.batch_size)
     checked = model.evaluate(validation, verbose=0, return_dict=True)
     for dim in task.dims:
-        for key, other in (("top1", "top_1"), ("crossentropy", "loss")):
+        for key, other in (("top1", "top1"), ("crossentropy", "loss")):
             value = checked[f"{other}_d{dim}"]
             np.testing.assert_allclose(values[f"{key}/mlm/{dim}"], value, rtol=1e-4)
 
@@ -83,8 +83,8 @@ def test_training_learns_what_frequencies_do_not_tell():
     model.fit(task.train_data(32, 0), steps_per_epoch=360, verbose=0)
     values = dict(task.evaluate(model))
     for dim in task.dims:
-        assert values[f"crossentropy/mlm/{dim}"] < 0.9 * values["crossentropy/unigram"]
-        assert values[f"top1/mlm/{dim}"] > 1.5 * values["top1/majority"]
+        assert values[f"crossentropy/mlm/{dim}"] < 0.9 * values["crossentropy/unigram/all"]
+        assert values[f"top1/mlm/{dim}"] > 1.5 * values["top1/majority/all"]
 
 
 def test_a_single_prefix_is_trained_alone():
@@ -115,12 +115,12 @@ def test_a_single_prefix_is_trained_alone():
 def test_the_vocabulary_is_made_once_and_kept(tmp_path):
     config = get_config()
     first = Task(config, tmp_path)
-    assert read_vocabulary(tmp_path / "vocabulary.txt") == list(first.vocabulary)
-    assert first.vocabulary == Task(config).vocabulary  # the same in every process
-    (tmp_path / "vocabulary.txt").write_text("\n".join([*first.vocabulary, "new"]) + "\n")
-    assert Task(config, tmp_path).vocabulary[-1] == "new"
+    assert read_vocabulary(tmp_path / "vocabulary.txt") == first.vocabulary.pieces
+    assert first.vocabulary.pieces == Task(config).vocabulary.pieces  # the same in every process
+    (tmp_path / "vocabulary.txt").write_text("\n".join([*first.vocabulary.pieces, "new"]) + "\n")
+    assert Task(config, tmp_path).vocabulary.pieces[-1] == "new"
     expected = learn_vocabulary(made_sentences(64, 0), 120, kept=["[UNK]"])
-    assert first.vocabulary == expected
+    assert first.vocabulary.pieces == expected
 
 
 def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():
@@ -151,7 +151,7 @@ def test_wrong_values_are_one_clear_error(changes, message):
     with pytest.raises(ValueError, match=message):
         task = Task(config)
         task.loss()
-        task.model()
+        task.build_model()
         task.train_data(8, 0)
 
 
@@ -178,4 +178,4 @@ def test_real_text_streamed_and_in_memory():
         np.testing.assert_array_equal(a, b)
     words = np.concatenate([batch[0]["input_word_ids"] for batch in whole])
     assert (words == 1).any()  # "<unk>" became "[UNK]"
-    assert task.vocabulary == Task(config).vocabulary
+    assert task.vocabulary.pieces == Task(config).vocabulary.pieces

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrl_keras.evaluation.classification.few_shot import checked_embeddings, unit_rows
-from mrl_keras.evaluation.classification.neighbours import check_labels
+from mrl_keras.evaluation.checks import check_labels, checked_embeddings, unit_rows
 from mrl_keras.nesting import NestingDims
 
 TEMPLATES = (
