@@ -24,9 +24,11 @@ from mrl_keras.evaluation.classification.neighbours import among_votes, neighbou
 from mrl_keras.evaluation.classification.superclass import superclass_accuracy
 from mrl_keras.evaluation.classification.zero_shot import zero_shot_accuracy
 from mrl_keras.evaluation.retrieval.graded import pair_recall
-from mrl_keras.evaluation.retrieval.tables import PAPER_KS, exact_retrieval_table
+from mrl_keras.evaluation.retrieval.tables import PAPER_KS
 from mrl_keras.evaluation.run import Evaluator, ExampleEvaluator, Outputs
 from mrl_keras.evaluation.text.similarity import spearman
+from mrl_keras.retrieval import SearchPlan, mflops_per_query
+from mrl_keras.retrieval.metrics import average_precision
 
 _LABELLED = ("embeddings", "labels", "train_embeddings", "train_labels")
 
@@ -229,7 +231,7 @@ class LongTailEvaluator(Evaluator):
 
 
 @dataclasses.dataclass(frozen=True)
-class RetrievalEvaluator(Evaluator):
+class RetrievalEvaluator(ExampleEvaluator):
     """ "retrieval/mAP@10/DIM", ".../P@10", ".../top10", ".../MFLOPs": exact search (Tables 8, 9).
 
     Test examples are the queries, training examples the database.
@@ -249,12 +251,26 @@ class RetrievalEvaluator(Evaluator):
     def primary_metric(self) -> str:
         return f"retrieval/mAP@{self.ks[0]}/*"
 
+    def each(self, outputs: Outputs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, bools or floats (queries,)) of all but the MFLOPs."""
+        queries, labels, rows, row_labels = (np.asarray(outputs[name]) for name in _LABELLED)
+        found = neighbour_labels(rows, row_labels, queries, labels, outputs.all_dims, max(self.ks))
+        for dim, neighbours in found.items():
+            relevant = neighbours == labels[:, None]
+            measured = {"top1": relevant[:, 0]}
+            for k in self.ks:
+                measured[f"mAP@{k}"] = average_precision(relevant, k)
+                measured[f"P@{k}"] = relevant[:, :k].mean(axis=1)
+                measured[f"top{k}"] = relevant[:, :k].any(axis=1)
+            for name, values in measured.items():
+                yield f"retrieval/{name}/{dim}", values
+
     def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        queries, labels, rows, row_labels = (outputs[name] for name in _LABELLED)
-        table = exact_retrieval_table(queries, labels, rows, row_labels, outputs.all_dims, self.ks)
-        for dim, row in table.items():
-            for name, value in row.items():
-                yield f"retrieval/{name}/{dim}", float(value)
+        yield from super().__call__(outputs)
+        rows = len(outputs["train_embeddings"])
+        for dim in outputs.all_dims:
+            plan = SearchPlan((dim,), k=max(self.ks))
+            yield f"retrieval/MFLOPs/{dim}", mflops_per_query(rows, plan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,13 +368,19 @@ class CascadeEvaluator(Evaluator):
     needs = ("logits", "labels")
     primary_metric = "cascade-greedy/accuracy/*"
 
-    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+    def each(self, outputs: Outputs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, floats (splits,)) of each measure; all policies share the splits."""
         options = CurveOptions(**dataclasses.asdict(self))
         rows = cascade_curve(outputs["logits"], outputs["labels"], outputs.dims, options)
         for row in rows:
-            for name, value in row.summary().items():
-                if name not in ("policy", "dim", "splits"):
-                    yield f"cascade-{row.policy}/{name}/{row.dim}", value
+            for name in ("accuracy", "expected_dim", "cumulative_dim", "prefix_accuracy"):
+                yield f"cascade-{row.policy}/{name}/{row.dim}", getattr(row, name)
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        for name, values in self.each(outputs):
+            group, measure, dim = name.split("/")
+            yield name, float(values.mean())
+            yield f"{group}/{measure}_std/{dim}", float(values.std(ddof=1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,6 +154,19 @@ def test_outputs_may_be_kept_and_evaluated_again():
     assert embed.calls == 12
 
 
+def test_values_of_each_query_and_of_each_split():
+    retrieval, cascade = RetrievalEvaluator(ks=(5,)), CascadeEvaluator(splits=3)
+    source = embedding_pass(head=head).collect()
+    each, values = dict(retrieval.each(source)), dict(retrieval(source))
+    assert set(values) - set(each) == {f"retrieval/MFLOPs/{dim}" for dim in ALL_DIMS}
+    for name, queries in each.items():
+        assert queries.shape == LABELS.shape
+        assert values[name] == pytest.approx(queries.mean())
+    splits = dict(cascade.each(source))["cascade-joint/accuracy/8"]
+    assert splits.shape == (3,)
+    assert dict(cascade(source))["cascade-joint/accuracy_std/8"] == splits.std(ddof=1)
+
+
 def test_logits_in_one_pass():
     groups = ("pet", "pet", None)
     evaluators = (
