@@ -305,7 +305,7 @@ class DisagreementEvaluator(Evaluator):
     the classes, see `class_trends`.
 
     Args:
-        tolerance: float, steps of a class's accuracy up to this are no change. Default 0.0.
+        tolerance: float, steps of a class's accuracy up to this do not count. Default 0.0.
     """
 
     tolerance: float = 0.0
@@ -481,7 +481,7 @@ def _guesses(outputs):
 
 
 def _check_numbers(evaluator, *names):
-    """Makes tuples of ints of some fields, and refuses what is none."""
+    """Turns some fields into tuples of ints; other values are an error."""
     for name in names:
         given = getattr(evaluator, name)
         if isinstance(given, (str, int)) or not len(given):

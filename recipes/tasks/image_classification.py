@@ -1,4 +1,4 @@
-"""The task of classifying images with every prefix of the embedding (Sections 3 and 4.1).
+"""Training an image classifier at every prefix of the embedding (Sections 3 and 4.1).
 
 Configuration keys beside those that all tasks share:
 
@@ -158,7 +158,7 @@ class Task(task.Task):
         """Encoder and classifier, for `embed` and `classify` from raw images.
 
         Raises:
-            ValueError: a slimmable network, whose embeddings are no prefixes of one embedding.
+            ValueError: a slimmable network: each width has an embedding of its own.
         """
         if self.config.head == "slimmable":
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The task of a dual encoder: at every prefix, images and texts that belong together are near.
+"""Training a dual encoder of images and texts at every prefix.
 
 Configuration keys beside those that all tasks share:
 
@@ -19,7 +19,7 @@ Configuration keys beside those that all tasks share:
     evaluation           {batch_size, max_examples, captions_per_text, zero_shot}: with more than
                          one caption a text, evaluation joins them in order. `zero_shot` {name,
                          split, max_examples} is a TFDS image classification set, which the
-                         evaluator "zero_shot" then measures; no name is none
+                         evaluator "zero_shot" measures; an empty name leaves it out
 """
 
 from __future__ import annotations

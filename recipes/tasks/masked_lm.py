@@ -1,4 +1,4 @@
-"""The task of masked language modelling with every prefix of the tied embedding (Table 7).
+"""Training a masked language model at every prefix of its tied embedding (Table 7).
 
 Configuration keys beside those that all tasks share:
 

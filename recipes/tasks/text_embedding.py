@@ -1,10 +1,10 @@
-"""The task of embedding sentences so that, at every prefix, similar ones are near.
+"""Training a text embedder on scored pairs of sentences, at every prefix.
 
 Configuration keys beside those that all tasks share:
 
-    objective            "ranking": the cosines of a batch's pairs shall have the order of their
-                         scores; "contrastive": a pair of at least `positive_score` shall be
-                         nearest among all second sentences of the batch (in-batch negatives)
+    objective            "ranking": CoSENT, which orders the cosines of a batch's pairs by their
+                         scores; "contrastive": in-batch negatives for the pairs with a score
+                         of at least `positive_score`
     temperature          T of either objective
     positive_score       see `objective`
     nesting_dims         M as a tuple; empty halves the width down to `smallest_dim`

@@ -1,4 +1,4 @@
-"""Long-tailed data as a stream, in the manner of FLUID: each example is tested, then learned."""
+"""Accuracy over a long-tailed stream: each example is tested, then learned (FLUID's protocol)."""
 
 from __future__ import annotations
 

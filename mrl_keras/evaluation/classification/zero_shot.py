@@ -1,4 +1,4 @@
-"""Zero-shot classification of a dual encoder: classes are described by prompts, not by examples."""
+"""Zero-shot classification with a dual encoder: prompts describe the classes."""
 
 from __future__ import annotations
 

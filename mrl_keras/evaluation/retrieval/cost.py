@@ -1,4 +1,4 @@
-"""What retrieval costs in practice: index size, build time and search time at every prefix."""
+"""Measured cost of retrieval: index size, build time and search time at every prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retrieval of documents that are relevant to a degree, and of pairs that belong together."""
+"""nDCG of graded relevance, and recall of pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentence pairs: how well the cosine of two embeddings orders pairs as people do."""
+"""Cosines of sentence pairs, and their rank correlation with human scores."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class ResultCache:
             compute: function without arguments that gives {name: array}.
 
         Raises:
-            ValueError: a part or an array that is none of these kinds.
+            ValueError: a part or an array of another kind.
         """
         key = _content_key("arrays", parts)
         table, notes = self._path(key, "npz"), self._path(key, "json")
@@ -127,7 +127,8 @@ def _content_key(kind: str, parts: Mapping) -> str:
     Args:
         kind: what is kept, such as "arrays".
         parts: as for `ResultCache.arrays`. The order of a dict's names does not matter; that of a
-            list's elements does. True is not 1, 1 is not 1.0, and a list is no array.
+            list's elements does. True differs from 1, 1 from 1.0, and a list from
+            an array.
 
     >>> _content_key("values", {"seed": 0, "dims": [8, 16]}) == _content_key(
     ...     "values", {"dims": (8, 16), "seed": 0}
