@@ -1,115 +1,94 @@
-"""What is measured of embeddings or logits, as (name, value) pairs; for `evaluate`."""
+"""The evaluators: what each measures, which arrays it needs, and its results' names."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from mrl_keras.cascade import CurveOptions, cascade_curve
+from mrl_keras.checks import whole_number
+from mrl_keras.evaluation.analysis.cosine_spans import cosine_spans, same_class_rows
 from mrl_keras.evaluation.analysis.disagreement import (
     class_accuracy,
     class_trends,
     first_correct_dim,
     oracle_accuracy,
 )
-from mrl_keras.evaluation.classification.few_shot import few_shot_accuracy
-from mrl_keras.evaluation.classification.linear import head_accuracy, linear_probe_accuracy
-from mrl_keras.evaluation.classification.neighbours import among_votes, checked_neighbours
+from mrl_keras.evaluation.checks import checked_logits
+from mrl_keras.evaluation.classification.few_shot import ShotDraws, few_shot_accuracy
+from mrl_keras.evaluation.classification.linear import among_top, linear_probe_accuracy
+from mrl_keras.evaluation.classification.long_tail import long_tail_accuracy, long_tailed_rows
+from mrl_keras.evaluation.classification.neighbours import among_votes, neighbour_labels
 from mrl_keras.evaluation.classification.superclass import superclass_accuracy
-from mrl_keras.evaluation.retrieval.tables import PAPER_KS, exact_retrieval_table
-from mrl_keras.evaluation.run import Outputs
+from mrl_keras.evaluation.classification.zero_shot import zero_shot_accuracy
+from mrl_keras.evaluation.retrieval.graded import pair_recall
+from mrl_keras.evaluation.retrieval.tables import PAPER_KS
+from mrl_keras.evaluation.run import Evaluator, ExampleEvaluator, Outputs
+from mrl_keras.evaluation.text.similarity import spearman
+from mrl_keras.retrieval import SearchPlan, mflops_per_query
+from mrl_keras.retrieval.metrics import average_precision
+
+_LABELLED = ("embeddings", "labels", "train_embeddings", "train_labels")
 
 
 @dataclasses.dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighboursEvaluator(ExampleEvaluator):
     """ "top1/1nn/DIM", "top5/5nn/DIM": votes of the nearest neighbours (Tables 2 and 5).
 
     Args:
         ks: how many neighbours vote; all come from one search. Default (1,).
         tops: k of top-k accuracy, reported for every number of neighbours that is not smaller.
             Default (1,).
+
+    Embeddings (examples, prefixes, d) are one embedding for each trained prefix, of which the
+    first DIM components count, such as those of a slimmable network.
     """
 
     ks: Sequence[int] = (1,)
     tops: Sequence[int] = (1,)
 
-    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        train, train_labels, test, labels = outputs.splits()
-        most, dims = max(self.ks), outputs.dims
-        found = checked_neighbours(train, train_labels, test, labels, dims, most)
-        for k in self.ks:
-            for top in self.tops:
-                if top <= k:
-                    for dim, neighbours in found.items():
-                        right = among_votes(neighbours[:, :k], labels, top)
-                        yield f"top{top}/{k}nn/{dim}", float(right.mean())
+    needs = _LABELLED
 
-
-@dataclasses.dataclass(frozen=True)
-class LinearProbe:
-    """ "top1/probe/DIM": logistic regression on each frozen prefix.
-
-    Args:
-        top: k of top-k accuracy. Default 1.
-        inverse_regularization: scikit-learn's C. Default 1.0.
-    """
-
-    top: int = 1
-    inverse_regularization: float = 1.0
-
-    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        found = linear_probe_accuracy(
-            *outputs.splits(), outputs.dims, self.inverse_regularization, self.top
-        )
-        for dim, value in found.items():
-            yield f"top{self.top}/probe/{dim}", value
-
-
-@dataclasses.dataclass(frozen=True)
-class FewShot:
-    """ "5shot/mean/DIM" and "5shot/half_width/DIM": nearest class means (Table 15).
-
-    Args:
-        shots: ints, training examples of each class. Default (1, 5).
-        ways: int, classes of each repeat. Default None, all.
-        repeats: int. Default 10.
-    """
-
-    shots: Sequence[int] = (1, 5)
-    ways: int | None = None
-    repeats: int = 10
-
-    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        for shots in self.shots:
-            found = few_shot_accuracy(
-                *outputs.splits(), outputs.dims, shots, self.ways, self.repeats, outputs.seed
+    def __post_init__(self):
+        _check_numbers(self, "ks", "tops")
+        if min(self.tops) > max(self.ks):
+            raise ValueError(
+                f"The least of `tops` must not exceed the most neighbours, {max(self.ks)}. "
+                f"Received {list(self.tops)}."
             )
-            for dim, accuracy in found.items():
-                yield f"{shots}shot/mean/{dim}", accuracy.mean
-                yield f"{shots}shot/half_width/{dim}", accuracy.half_width
+
+    @property
+    def primary_metric(self) -> str:
+        k = next(k for k in self.ks if k >= min(self.tops))
+        return f"top{min(self.tops)}/{k}nn/*"
+
+    def each(self, outputs: Outputs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, bools (examples,)), whether each example's label is among the votes."""
+        labels, found = outputs["labels"], self._neighbours(outputs)
+        for k in self.ks:
+            for top in (top for top in self.tops if top <= k):
+                for dim, neighbours in found.items():
+                    yield f"top{top}/{k}nn/{dim}", among_votes(neighbours[:, :k], labels, top)
+
+    def _neighbours(self, outputs):
+        test, labels, train, train_labels = (outputs[name] for name in _LABELLED)
+        most = max(self.ks)
+        if test.ndim == 2:
+            return neighbour_labels(train, train_labels, test, labels, outputs.all_dims, most)
+        found = {}
+        for place, dim in enumerate(outputs.dims):
+            rows, queries = train[:, place, :dim], test[:, place, :dim]
+            found |= neighbour_labels(rows, train_labels, queries, labels, [dim], most)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
-class Retrieval:
-    """ "mAP@10/DIM", "P@10/DIM", "top10/DIM", "MFLOPs/DIM": exact search (Tables 8 to 10).
-
-    Args:
-        ks: ints. Default the paper's 10, 25, 50, 100.
-    """
-
-    ks: Sequence[int] = PAPER_KS
-
-    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        train, train_labels, test, labels = outputs.splits()
-        found = exact_retrieval_table(test, labels, train, train_labels, outputs.dims, self.ks)
-        for dim, row in found.items():
-            for name, value in row.items():
-                yield f"{name}/{dim}", float(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class LinearHead:
+class LinearHeadEvaluator(ExampleEvaluator):
     """ "top1/linear/DIM", "top5/linear/DIM": a trained head's logits (Tables 1 and 4).
+
+    Interpolated prefixes are reported where the head has logits for them.
 
     Args:
         tops: k of top-k accuracy, at most the classes. Default (1,).
@@ -117,44 +96,239 @@ class LinearHead:
 
     tops: Sequence[int] = (1,)
 
-    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+    needs = ("logits", "labels")
+    uses = ("interpolated_logits",)
+
+    def __post_init__(self):
+        _check_numbers(self, "tops")
+
+    @property
+    def primary_metric(self) -> str:
+        return f"top{self.tops[0]}/linear/*"
+
+    def each(self, outputs: Outputs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, bools (examples,)), whether each example's label is among the highest."""
         for top in self.tops:
-            found = head_accuracy(outputs.test, outputs.labels, outputs.dims, top)
-            for dim, value in found.items():
-                yield f"top{top}/linear/{dim}", value
+            right = _right(outputs["logits"], outputs["labels"], outputs.dims, top)
+            if "interpolated_logits" in outputs:
+                between = outputs["interpolated_logits"], outputs["labels"], outputs.interpolated
+                right |= _right(*between, top)
+            for dim in sorted(right):
+                yield f"top{top}/linear/{dim}", right[dim]
 
 
 @dataclasses.dataclass(frozen=True)
-class Disagreement:
-    """ "oracle/DIM", "first_right/DIM", "first_right/none" and "classes/TREND" (Tables 22, 23).
-
-    "classes/improving", "dipping", "declining" and "constant" are shares of the classes, see
-    `class_trends`.
+class LinearProbeEvaluator(Evaluator):
+    """ "top1/probe/DIM": logistic regression on each frozen prefix.
 
     Args:
-        tolerance: float, steps of a class's accuracy up to this are no change. Default 0.0.
+        top: k of top-k accuracy. Default 1.
+        inverse_regularization: scikit-learn's C. Default 1.0.
+        examples: int, fit on the first so many training examples. Default 0, all.
+    """
+
+    top: int = 1
+    inverse_regularization: float = 1.0
+    examples: int = 0
+
+    needs = _LABELLED
+
+    @property
+    def primary_metric(self) -> str:
+        return f"top{self.top}/probe/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        test, labels, train, train_labels = (outputs[name] for name in _LABELLED)
+        some = slice(self.examples or None)
+        found = linear_probe_accuracy(
+            train[some],
+            train_labels[some],
+            test,
+            labels,
+            outputs.all_dims,
+            self.inverse_regularization,
+            self.top,
+        )
+        for dim, value in found.items():
+            yield f"top{self.top}/probe/{dim}", value
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotEvaluator(Evaluator):
+    """ "5shot/mean/DIM" and "5shot/half_width/DIM": nearest class means (Table 15).
+
+    Args:
+        shots: ints, training examples of each class. Default (1, 5).
+        ways: int, classes of each repeat. Default None, all.
+        repeats: int. Default 10.
+        seed: int, of the draws. Default 0.
+    """
+
+    shots: Sequence[int] = (1, 5)
+    ways: int | None = None
+    repeats: int = 10
+    seed: int = 0
+
+    needs = _LABELLED
+
+    def __post_init__(self):
+        _check_numbers(self, "shots")
+
+    @property
+    def primary_metric(self) -> str:
+        return f"{self.shots[-1]}shot/mean/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        test, labels, train, train_labels = (outputs[name] for name in _LABELLED)
+        arrays = train, train_labels, test, labels
+        draws = ShotDraws(self.ways, self.repeats, self.seed)
+        for shots in self.shots:
+            found = few_shot_accuracy(*arrays, outputs.dims, shots, draws)
+            for dim, accuracy in found.items():
+                yield f"{shots}shot/mean/{dim}", accuracy.mean
+                yield f"{shots}shot/half_width/{dim}", accuracy.half_width
+
+
+@dataclasses.dataclass(frozen=True)
+class LongTailEvaluator(Evaluator):
+    """ "long_tail/overall/DIM" and the groups of `LongTailAccuracy`: a stream (Table 16).
+
+    The stream is drawn from the test examples by `long_tailed_rows`. Every second class is known
+    before it, by its training examples; the others are novel to the class means. Groups without an
+    example are left out.
+
+    Args:
+        most, least: ints, examples of the most frequent and of the rarest class. Default 1000
+            and 10.
+        head_above: int, a class with more examples in the stream is of the head. Default 50.
+        seed: int, of the stream. Default 0.
+    """
+
+    most: int = 1000
+    least: int = 10
+    head_above: int = 50
+    seed: int = 0
+
+    needs = _LABELLED
+    primary_metric = "long_tail/overall/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        test, labels, train, train_labels = (outputs[name] for name in _LABELLED)
+        rows = long_tailed_rows(labels, self.most, self.least, self.seed)
+        start = np.isin(train_labels, np.unique(labels)[::2])
+        found = long_tail_accuracy(
+            test[rows],
+            labels[rows],
+            outputs.dims,
+            train[start],
+            train_labels[start],
+            self.head_above,
+        )
+        for dim, accuracy in found.items():
+            for group, value in dataclasses.asdict(accuracy).items():
+                if not np.isnan(value):
+                    yield f"long_tail/{group}/{dim}", value
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalEvaluator(ExampleEvaluator):
+    """ "retrieval/mAP@10/DIM", ".../P@10", ".../top10", ".../MFLOPs": exact search (Tables 8, 9).
+
+    Test examples are the queries, training examples the database.
+
+    Args:
+        ks: ints, at most the training examples. Default the paper's 10, 25, 50, 100.
+    """
+
+    ks: Sequence[int] = PAPER_KS
+
+    needs = _LABELLED
+
+    def __post_init__(self):
+        _check_numbers(self, "ks")
+
+    @property
+    def primary_metric(self) -> str:
+        return f"retrieval/mAP@{self.ks[0]}/*"
+
+    def each(self, outputs: Outputs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, bools or floats (queries,)) of all but the MFLOPs."""
+        queries, labels, rows, row_labels = (np.asarray(outputs[name]) for name in _LABELLED)
+        found = neighbour_labels(rows, row_labels, queries, labels, outputs.all_dims, max(self.ks))
+        for dim, neighbours in found.items():
+            relevant = neighbours == labels[:, None]
+            measured = {"top1": relevant[:, 0]}
+            for k in self.ks:
+                measured[f"mAP@{k}"] = average_precision(relevant, k)
+                measured[f"P@{k}"] = relevant[:, :k].mean(axis=1)
+                measured[f"top{k}"] = relevant[:, :k].any(axis=1)
+            for name, values in measured.items():
+                yield f"retrieval/{name}/{dim}", values
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        yield from super().__call__(outputs)
+        rows = len(outputs["train_embeddings"])
+        for dim in outputs.all_dims:
+            plan = SearchPlan((dim,), k=max(self.ks))
+            yield f"retrieval/MFLOPs/{dim}", mflops_per_query(rows, plan)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineSpanEvaluator(Evaluator):
+    """ "cosine/positive/DIM", "cosine/random/DIM", "cosine/span/DIM": how far apart (Table 6).
+
+    A positive pair is a test example and a training example of its class, drawn once.
+
+    Args:
+        seed: int, of the pairs. Default 0.
+    """
+
+    seed: int = 0
+
+    needs = _LABELLED
+    primary_metric = "cosine/span/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        test, labels, train, train_labels = (outputs[name] for name in _LABELLED)
+        pairs = train[same_class_rows(labels, train_labels, self.seed)]
+        for dim, span in cosine_spans(test, pairs, outputs.dims).items():
+            for name in ("positive", "random", "span"):
+                yield f"cosine/{name}/{dim}", getattr(span, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class DisagreementEvaluator(Evaluator):
+    """Where prefixes disagree (Tables 22 and 23).
+
+    "oracle/accuracy/DIM"; "first_right/share/DIM" and "first_right/never/all"; with two prefixes or
+    more "classes/improving/all", ".../dipping", ".../declining" and ".../constant", the shares of
+    the classes, see `class_trends`.
+
+    Args:
+        tolerance: float, steps of a class's accuracy up to this do not count. Default 0.0.
     """
 
     tolerance: float = 0.0
 
+    needs = ("logits", "labels")
+    primary_metric = "oracle/accuracy/*"
+
     def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        # `head_accuracy` refuses NaN, labels outside the classes, and other shapes.
-        head_accuracy(outputs.test, outputs.labels, outputs.dims)
-        guesses, labels, dims = outputs.test.argmax(axis=-1), outputs.labels, outputs.dims
+        guesses, labels, dims = _guesses(outputs)
         for dim, value in zip(dims, oracle_accuracy(guesses, labels), strict=True):
-            yield f"oracle/{dim}", float(value)
+            yield f"oracle/accuracy/{dim}", float(value)
         for dim, value in first_correct_dim(guesses, labels, dims).items():
-            yield f"first_right/{'none' if dim is None else dim}", value
+            yield "first_right/never/all" if dim is None else f"first_right/share/{dim}", value
         if len(dims) > 1:
-            classes = outputs.test.shape[-1]
+            classes = outputs["logits"].shape[-1]
             accuracy = class_accuracy(guesses, labels, classes)
             for trend, found in class_trends(accuracy, self.tolerance).items():
-                yield f"classes/{trend}", len(found) / classes
+                yield f"classes/{trend}/all", len(found) / classes
 
 
 @dataclasses.dataclass(frozen=True)
-class Superclasses:
-    """ "superclass/NAME/DIM", and NAME "all": the right group of classes (Tables 24, 25).
+class SuperclassEvaluator(Evaluator):
+    """ "superclass/NAME/DIM", and NAME "all": the right group of classes (Tables 24 and 25).
 
     Args:
         superclasses: for each class the name of its superclass, or None, see `hypernyms_at`.
@@ -162,41 +336,155 @@ class Superclasses:
 
     superclasses: Sequence[str | None]
 
+    needs = ("logits", "labels")
+    primary_metric = "superclass/all/*"
+
     def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        head_accuracy(outputs.test, outputs.labels, outputs.dims)
-        guesses = outputs.test.argmax(axis=-1)
-        found = superclass_accuracy(guesses, outputs.labels, self.superclasses)
-        for name, values in found.items():
-            for dim, value in zip(outputs.dims, values, strict=True):
+        guesses, labels, dims = _guesses(outputs)
+        for name, values in superclass_accuracy(guesses, labels, self.superclasses).items():
+            for dim, value in zip(dims, values, strict=True):
                 yield f"superclass/{name}/{dim}", float(value)
 
 
 @dataclasses.dataclass(frozen=True)
-class Cascade:
-    """ "cascade/POLICY/MEASURE/DIM": adaptive classification on random splits (Table 3, Figure 6).
+class CascadeEvaluator(Evaluator):
+    """ "cascade-POLICY/MEASURE/DIM": adaptive classification on random splits (Table 3, Figure 6).
 
-    The measures are accuracy, expected_dim, cumulative_dim and prefix_accuracy, each also with
-    "_std", at every early stop, see `cascade_curve`.
+    The policies are greedy and joint; the measures accuracy, expected_dim, cumulative_dim and
+    prefix_accuracy, each also with "_std", at every early stop, see `cascade_curve`.
 
     Args:
         splits: int. Default 30.
         held_out: float, the fraction that thresholds are learned on. Default 0.2.
         calibrate: bool, learn temperatures too. Default False.
+        seed: int, of the splits. Default 0.
     """
 
     splits: int = 30
     held_out: float = 0.2
     calibrate: bool = False
+    seed: int = 0
+
+    needs = ("logits", "labels")
+    primary_metric = "cascade-greedy/accuracy/*"
+
+    def each(self, outputs: Outputs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, floats (splits,)) of each measure; all policies share the splits."""
+        options = CurveOptions(**dataclasses.asdict(self))
+        rows = cascade_curve(outputs["logits"], outputs["labels"], outputs.dims, options)
+        for row in rows:
+            for name in ("accuracy", "expected_dim", "cumulative_dim", "prefix_accuracy"):
+                yield f"cascade-{row.policy}/{name}/{row.dim}", getattr(row, name)
 
     def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
-        options = CurveOptions(
-            splits=self.splits,
-            held_out=self.held_out,
-            seed=outputs.seed,
-            calibrate=self.calibrate,
-        )
-        rows = cascade_curve(outputs.test, outputs.labels, outputs.dims, options)
-        for row in rows:
-            for name, value in row.summary().items():
-                if name not in ("policy", "dim", "splits"):
-                    yield f"cascade/{row.policy}/{name}/{row.dim}", value
+        for name, values in self.each(outputs):
+            group, measure, dim = name.split("/")
+            yield name, float(values.mean())
+            yield f"{group}/{measure}_std/{dim}", float(values.std(ddof=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSimilarityEvaluator(Evaluator):
+    """ "spearman/cosine/DIM": how well the cosines of pairs order them as their scores do."""
+
+    needs = ("first", "second", "scores")
+    primary_metric = "spearman/cosine/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        pairs = (outputs[name] for name in self.needs)
+        for dim, value in spearman(*pairs, outputs.all_dims).items():
+            yield f"spearman/cosine/{dim}", value
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTextRecallEvaluator(Evaluator):
+    """ "recall@10/text_to_image/DIM" and "recall@10/image_to_text/DIM", see `pair_recall`.
+
+    Args:
+        ks: ints; those above the number of images are left out. Default (1, 10).
+    """
+
+    ks: Sequence[int] = (1, 10)
+
+    needs = ("images", "texts", "text_images")
+
+    def __post_init__(self):
+        _check_numbers(self, "ks")
+
+    @property
+    def primary_metric(self) -> str:
+        return f"recall@{self.ks[-1]}/text_to_image/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        images, texts, owners = (outputs[name] for name in self.needs)
+        own, dims = np.arange(len(images)), outputs.all_dims
+        ks = [k for k in self.ks if k <= len(images)]
+        for name, found in (
+            ("text_to_image", pair_recall(texts, owners, images, own, dims, ks)),
+            ("image_to_text", pair_recall(images, own, texts, owners, dims, ks)),
+        ):
+            for k in ks:
+                for dim in dims:
+                    yield f"recall@{k}/{name}/{dim}", found[dim][k]
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShotEvaluator(Evaluator):
+    """ "top1/zero_shot/DIM": images of classes that prompts describe (Table 18)."""
+
+    needs = ("prompt_embeddings", "zero_shot_images", "zero_shot_labels")
+    primary_metric = "top1/zero_shot/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        arrays = (outputs[name] for name in self.needs)
+        for dim, value in zero_shot_accuracy(*arrays, outputs.all_dims).items():
+            yield f"top1/zero_shot/{dim}", value
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedTokensEvaluator(Evaluator):
+    """ "top1/mlm/DIM" and "crossentropy/mlm/DIM": masked tokens (Table 7).
+
+    Where the pieces of the training text were counted, also what answers without a model reach:
+    the most frequent piece, "top1/majority/all", and the pieces' frequencies (each counted once
+    more than seen), "crossentropy/unigram/all".
+    """
+
+    needs = ("token_scores", "token_labels")
+    uses = ("piece_counts",)
+    primary_metric = "top1/mlm/*"
+
+    def __call__(self, outputs: Outputs) -> Iterator[tuple[str, float]]:
+        scores, labels = outputs["token_scores"], outputs["token_labels"]
+        means = np.asarray(scores, "float64").mean(axis=0)
+        for dim, (crossentropy, right) in zip(outputs.all_dims, means, strict=True):
+            yield f"top1/mlm/{dim}", float(right)
+            yield f"crossentropy/mlm/{dim}", float(crossentropy)
+        if "piece_counts" in outputs:
+            counts = outputs["piece_counts"]
+            known = np.asarray(counts) >= 0  # special pieces count -1: they are never an answer
+            shares = np.where(known, counts + 1.0, 0.0) / (counts[known] + 1.0).sum()
+            yield "top1/majority/all", float(np.mean(labels == counts.argmax()))
+            yield "crossentropy/unigram/all", float(-np.log(shares[labels]).mean())
+
+
+def _right(logits, labels, dims, top):
+    """{dim: bools (examples,)}, whether the label is among the `top` classes."""
+    logits, labels, dims = checked_logits(logits, labels, dims)
+    return dict(zip(dims, among_top(logits, labels, top).T, strict=True))
+
+
+def _guesses(outputs):
+    """(classes (examples, prefixes), labels, dims) of checked logits."""
+    logits, labels, dims = checked_logits(outputs["logits"], outputs["labels"], outputs.dims)
+    return logits.argmax(axis=-1), labels, dims
+
+
+def _check_numbers(evaluator, *names):
+    """Turns some fields into tuples of ints; other values are an error."""
+    for name in names:
+        given = getattr(evaluator, name)
+        if isinstance(given, (str, int)) or not len(given):
+            raise ValueError(f"`{name}` must be at least one int in a tuple. Received {given!r}.")
+        numbers = tuple(whole_number(number, f"Each of `{name}`") for number in given)
+        object.__setattr__(evaluator, name, numbers)

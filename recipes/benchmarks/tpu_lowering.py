@@ -96,7 +96,7 @@ class Graphs:
 
     def __init__(self, config):
         task = set_up_task(config)
-        self.model, self.loss = task.model(), task.loss()
+        self.model, self.loss = task.build_model(), task.loss()
         self.batch = task.train_data(config.batch_size, Sampling(config.seed)).element_spec
         self.weights = [_spec(v) for v in self.model.trainable_variables]
         self.others = [_spec(v) for v in self.model.non_trainable_variables]

@@ -1,20 +1,25 @@
-"""Evaluating a trained run: every figure of its task, printed and written to results.csv."""
+"""Evaluating a trained run: the values of its evaluators, printed and written to results.csv."""
 
-import csv
-
-from mrl_keras.files import atomic_file
+from mrl_keras.files import write_csv
 from recipes.common.training import load_trained
 
 
 def evaluate_run(run):
-    """Evaluates the newest checkpoint of a run; {name: value}."""
+    """Evaluates the newest checkpoint of a run by the evaluators of its config; {name: value}.
+
+    A task without evaluators is not evaluated, and nothing is written.
+
+    Raises:
+        ValueError: no checkpoint.
+    """
     task, model = load_trained(run)
+    if not task.evaluators():
+        print("`config.evaluators` lists none: nothing to evaluate", flush=True)
+        return {}
     step, found = run.checkpoints.steps()[-1], {}
     for name, value in task.evaluate(model):
         found[name] = float(value)
         print(f"{name:40} {value:10.4f}", flush=True)
-    with atomic_file(run.path("results.csv")) as path, open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "value", "step"])
-        writer.writerows([name, value, step] for name, value in found.items())
+    rows = [{"name": name, "value": value, "step": step} for name, value in found.items()]
+    write_csv(run.path("results.csv"), rows)
     return found

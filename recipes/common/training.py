@@ -15,7 +15,7 @@ from mrl_keras.files import write_json
 from recipes.common.finetuning import freeze_parts, load_initial_weights
 from recipes.common.optimizers import optimizer
 from recipes.common.run import Run
-from recipes.tasks import task
+from recipes.common.task import make_task
 
 PRECISIONS = ("float32", "mixed_bfloat16", "bfloat16")
 
@@ -55,22 +55,21 @@ def set_up_task(config, workdir=None):
     check_config(config)
     keras.config.set_dtype_policy(config.precision)
     keras.utils.set_random_seed(config.seed)
-    return task(config, workdir)
+    return make_task(config, workdir)
 
 
 def build_compiled_model(config, the_task):
     """The task's model, compiled, without the parts that the config freezes."""
-    model = the_task.model()
+    model = the_task.build_model()
     freeze_parts(config, model)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True  # statistics of the whole batch, where replicas share it
-    weighted = getattr(the_task, "weighted_metrics", None)
     model.compile(
         optimizer=optimizer(config, model.trainable_variables),
         loss=the_task.loss(),
         metrics=the_task.metrics(),
-        weighted_metrics=weighted() if weighted else None,
+        weighted_metrics=the_task.weighted_metrics(),
         jit_compile=config.jit_compile,
     )
     return model
@@ -85,7 +84,7 @@ def load_trained(run: Run):
         ValueError: the run has no checkpoint.
     """
     the_task = set_up_task(run.config, run.workdir)
-    model = the_task.model()
+    model = the_task.build_model()
     if not run.checkpoints.restore(model):
         raise ValueError(f"{run.workdir} holds no checkpoint; train there first (train.py).")
     return the_task, model

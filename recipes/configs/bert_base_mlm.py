@@ -6,9 +6,10 @@
 AdamW, linear decay from 1e-4, batches of 1,024, 450,000 steps, on Wikipedia and books. The paper
 names no sequence length and no masking; these are BERT's: 512 tokens, 15 percent masked, anew in
 every epoch. Wikipedia is wiki40b, which has a validation split; the books are PG-19's, since
-BooksCorpus is no longer given out. They share each batch as the words of BERT's corpora do, 2,500
-to 800 million. Documents are streamed, one window of each in an epoch; the vocabulary comes from
-100,000 windows of the same stream. Evaluation reads at most 2,000 validation texts of each set.
+BooksCorpus is not distributed any more. They share each batch in the proportion of the words of
+BERT's corpora, 2,500 to 800 million. Documents are streamed, one window of each in an epoch; the
+vocabulary comes from 100,000 windows of the same stream. Evaluation reads at most 2,000 validation
+texts of each set.
 
 Not run at full size here: no number is claimed. `:tiny` is what the tests run.
 """

@@ -1,4 +1,4 @@
-"""A ResNet trained at full width alone on CIFAR-10 gets an MRL head and is finetuned (Table 26).
+"""Finetuning a ResNet, trained at full width alone, with a new MRL head on CIFAR-10 (Table 26).
 
     python recipes/train.py --config recipes/configs/cifar10_resnet.py --workdir runs/ff64 \\
         --config.head=ff --config.ff_dim=64 --config.steps=1560 \\
@@ -15,7 +15,7 @@ value of `unfrozen` in each row:
     head,embedding,stage4*   33.05  57.82  67.32  72.41  74.14  74.30
     *                        34.11  58.69  67.51  72.19  74.00  74.42
 
-The more is trained, the better the small prefixes; training MRL from the start gives 62.8 at 2 dims
+Training more layers improves the small prefixes. Training MRL from the start gives 62.8 at 2 dims
 and 71.8 at 4 (seed 0, four epochs). Each row took 41 to 83 CPU seconds.
 
 One epoch at a quarter of the learning rate of training, after FF's four. `:tiny` starts from random

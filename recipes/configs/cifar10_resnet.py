@@ -39,7 +39,7 @@ def get_config(mode=""):
     config.checkpoint_every = 780
     config.smallest_dim, config.ff_dim = 2, 2
     config.model.backbone = "small_resnet"
-    config.model.width = 64
+    config.embedding_width = 64
     config.model.options = ml_collections.ConfigDict(
         {"filters": (32, 64, 128), "blocks": 1, "stem_strides": 2}
     )
@@ -47,7 +47,7 @@ def get_config(mode=""):
     if mode == "tiny":
         tiny(config)
         config.optimizer.warmup_steps = 2
-        config.model.width = 16
+        config.embedding_width = 16
         config.model.options.filters = (8, 16)
     elif mode:
         raise ValueError(f"The mode must be 'tiny' or none. Received {mode!r}.")

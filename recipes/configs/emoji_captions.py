@@ -47,7 +47,7 @@ def get_config(mode=""):
     config.temperature = 0.1
     config.image.backbone = "small_resnet"
     config.image.options = ml_collections.ConfigDict(
-        {"width": 128, "filters": (16, 32, 64, 128), "blocks": 1, "stem_strides": 2}
+        {"filters": (16, 32, 64, 128), "blocks": 1, "stem_strides": 2}
     )
     config.text.pooling = "mean"
     config.text.length = 40
@@ -62,7 +62,7 @@ def get_config(mode=""):
         tiny(config)
         config.optimizer.warmup_steps = 2
         config.embedding_width, config.smallest_dim = 16, 4
-        config.image.options.update({"width": 16, "filters": (8, 16)})
+        config.image.options.update({"filters": (8, 16)})
         config.text.options.update({"hidden_size": 16, "inner_dim": 32})
     elif mode:
         raise ValueError(f"The mode must be 'tiny' or none. Received {mode!r}.")

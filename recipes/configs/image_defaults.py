@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from recipes.common.evaluators import evaluator_options
 from recipes.configs import common_defaults
 
 
@@ -22,7 +23,7 @@ def defaults():
     config.relative_importance = ""
     config.label_smoothing = 0.0
 
-    config.model = ml_collections.ConfigDict({"backbone": "", "width": 0, "options": {}})
+    config.model = ml_collections.ConfigDict({"backbone": "", "options": {}})
     config.data = ml_collections.ConfigDict(
         {
             "name": "",
@@ -43,6 +44,7 @@ def defaults():
             "made_examples": 64,
         }
     )
+    config.evaluators = evaluator_options("linear", "neighbours")
     config.evaluation = ml_collections.ConfigDict({"database": 0, "batch_size": 500})
     return config
 

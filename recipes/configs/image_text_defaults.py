@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from recipes.common.evaluators import evaluator_options
 from recipes.configs import common_defaults
 
 
@@ -41,6 +42,7 @@ def defaults():
             "made_examples": 64,
         }
     )
+    config.evaluators = evaluator_options("image_text_recall")
     config.evaluation = ml_collections.ConfigDict(
         {
             "batch_size": 256,

@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from recipes.common.evaluators import evaluator_options
 from recipes.configs import common_defaults
 
 
@@ -48,6 +49,7 @@ def defaults():
             "made_examples": 64,
         }
     )
+    config.evaluators = evaluator_options("masked_tokens")
     config.evaluation = ml_collections.ConfigDict({"batch_size": 64})
     config.export = ml_collections.ConfigDict({"masks": 8, "pieces": 5})
     return config

@@ -48,7 +48,6 @@ def get_config(mode=""):
             "blocks": (3, 4, 6, 3),
             "filters": (64, 128, 256, 512),
             "blur_pool": False,
-            "synchronized": False,
         }
     )
     config.data.name = "imagenet2012"

@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from recipes.common.evaluators import evaluator_options
 from recipes.configs import common_defaults
 
 
@@ -13,11 +14,10 @@ def defaults():
     config.temperature = 0.05
     config.positive_score = 4.0
     config.nesting_dims = ()
+    config.embedding_width = 0
     config.smallest_dim = 8
     config.relative_importance = ""
-    config.model = ml_collections.ConfigDict(
-        {"width": 0, "pooling": "mean", "length": 32, "options": {}}
-    )
+    config.model = ml_collections.ConfigDict({"pooling": "mean", "length": 32, "options": {}})
     config.vocabulary = ml_collections.ConfigDict(
         {"size": 8000, "least_count": 10, "lower_case": True}
     )
@@ -34,6 +34,7 @@ def defaults():
             "made_examples": 64,
         }
     )
+    config.evaluators = evaluator_options("pair_similarity", "untrained", "word_overlap")
     config.evaluation = ml_collections.ConfigDict({"batch_size": 500})
     return config
 

@@ -26,7 +26,6 @@ if not __package__:  # started as a file
 import tensorflow as tf
 import tqdm
 
-from mrl_keras.evaluation import ResultCache
 from recipes.common.arguments import ScriptParser
 from recipes.report.pages import (
     accuracy,
@@ -39,6 +38,7 @@ from recipes.report.pages import (
     retrieval,
     transfer,
 )
+from recipes.report.parts.cache import ResultCache
 from recipes.report.parts.page import folder_bytes, write_text
 from recipes.report.parts.runs import find_runs
 from recipes.report.parts.study import Options, Study

@@ -1,4 +1,4 @@
-"""The task of classifying images with every prefix of the embedding (Sections 3 and 4.1).
+"""Training an image classifier at every prefix of the embedding (Sections 3 and 4.1).
 
 Configuration keys beside those that all tasks share:
 
@@ -8,13 +8,14 @@ Configuration keys beside those that all tasks share:
     smallest_dim         8 in the paper; 4 and 6 in Table 28
     spacing              "log" (halving) or "uniform" (Table 29); uniform takes `dims_count` dims
     dims_count           see `spacing`
+    embedding_width      d, which small backbones are made with; the others have their own width,
+                         and this must be it
     ff_dim               k of FF-k, the width that an "ff" model classifies with
     slimmable_widths     fractions of the channels that a "slimmable" network runs at
     relative_importance  weights c_m by dim, such as "8:2,16:1.5" (8+16boost of Table 27); empty
                          is 1 for all
     label_smoothing      in [0, 1)
-    model                {backbone, width, options}: a name of `image_backbone`; its width d where
-                         it does not fix it; its other arguments
+    model                {backbone, options}: a name of `image_backbone` and its arguments
     data                 {name, ...}: a TFDS set, or "made" for seeded artificial images
     evaluation           {database, batch_size}: at most so many training images for 1-NN, 0 is all
 """
@@ -40,34 +41,27 @@ from mrl_keras.data import (
     array_batches,
     class_names,
     evaluation_batches,
-    explain_image_errors,
     image_set,
     read_split,
     resolution_stages,
     streamed_batches,
 )
-from mrl_keras.evaluation import head_accuracy, knn_accuracy
-from mrl_keras.export import export_saved_model
-from mrl_keras.models import image_backbone, image_classifier
+from mrl_keras.evaluation import EvaluationPass, collect
+from mrl_keras.models import image_classifier
+from recipes.common import task
 from recipes.common.prefixes import chosen_dims, importance
+from recipes.common.towers import make_backbone
 
 HEADS = ("mrl", "mrl_e", "ff", "slimmable")
 SPACINGS = ("log", "uniform")
 AUGMENTATIONS = ("pad_crop_flip", "random_resized_crop", "none")
 
 
-class Task:
-    """Data, model, loss, evaluation and export of one configuration.
+class Task(task.Task):
+    """Image classification, see `recipes.common.task.Task`; the module's docstring has the keys."""
 
-    Args:
-        config: `ConfigDict`, see the module's docstring and `recipes/configs/`.
-
-    Raises:
-        ValueError: a value out of range, or a data set that is not there.
-    """
-
-    def __init__(self, config):
-        self.config = config
+    def __init__(self, config, workdir=None):
+        super().__init__(config, workdir)
         _check_choice("head", config.head, HEADS)
         _check_choice("spacing", config.spacing, SPACINGS)
         _check_choice("data.augment", config.data.augment, AUGMENTATIONS)
@@ -86,27 +80,24 @@ class Task:
             self.source.builder, data.train_split, batch_size, options, sampling
         )
 
-    def model(self):
-        """The untrained, uncompiled classifier: raw images -> logits (batch, prefixes, classes)."""
-        model = self.config.model
-        options = plain(model.options)
-        if model.width:
-            options["width"] = model.width
-        pretrained = self.config.get("init_from") == "imagenet"
-        if pretrained and model.backbone.startswith("applications:"):
-            options["preprocessing"] = "own"
-        backbone = image_backbone(model.backbone, self.source.image_shape, **options)
+    def build_model(self):
+        """The classifier: raw images -> logits (batch, prefixes, classes)."""
+        config, more = self.config, {}
+        name = config.model.backbone
+        if config.get("init_from") == "imagenet" and name.startswith("applications:"):
+            more["preprocessing"] = "own"
+        backbone = make_backbone(
+            name, self.source.image_shape, config.embedding_width, config.model.options, **more
+        )
         width = backbone.output_shape[-1]
-        if self.config.head == "ff" and self.config.ff_dim > width:
+        if config.head == "ff" and config.ff_dim > width:
             raise ValueError(
-                f"`ff_dim` must not exceed the embedding width {width}. "
-                f"Received {self.config.ff_dim}."
+                f"`ff_dim` must not exceed the embedding width {width}. Received {config.ff_dim}."
             )
-        if self.config.head == "slimmable":
-            widths = tuple(self.config.slimmable_widths)
+        if config.head == "slimmable":
+            widths = tuple(config.slimmable_widths)
             return slimmable_classifier(backbone, self.source.classes, widths)
-        efficient = self.config.head == "mrl_e"
-        return image_classifier(backbone, self.source.classes, self.dims, efficient)
+        return image_classifier(backbone, self.source.classes, self.dims, config.head == "mrl_e")
 
     def loss(self):
         """The Matryoshka loss over label-smoothed crossentropy (Eq. 1)."""
@@ -116,8 +107,8 @@ class Task:
         )
 
     def metrics(self):
-        """Top-1 accuracy of every prefix: "top_1_d8", ..."""
-        return per_prefix(keras.metrics.SparseCategoricalAccuracy(name="top_1"), self.dims)
+        """Top-1 accuracy of every prefix: "top1_d8", ..."""
+        return per_prefix(keras.metrics.SparseCategoricalAccuracy(name="top1"), self.dims)
 
     def validation_data(self, batch_size):
         """The evaluation split once, or None where the configuration has none."""
@@ -125,65 +116,89 @@ class Task:
             return None
         return self._batches(self.source.test, self.config.data.eval_split, batch_size)
 
-    def evaluate(self, model):
-        """Yields (name, accuracy): "top1/linear/8" of the head, "top1/1nn/8" of neighbours.
+    def evaluation_pass(self, model):
+        """Embeddings and logits of the evaluation split, embeddings of the training images.
 
-        1-NN is also measured at the interpolated dims; so is MRL-E's sliced classifier. The
-        neighbours are training images without augmentation. A slimmable network is measured by
-        the embedding of each width.
+        At most `config.evaluation.database` training images, without augmentation. Interpolated
+        prefixes have embeddings, and logits where the head is MRL-E's. A slimmable network has an
+        embedding for each width instead.
         """
         if self.config.head == "slimmable":
-            yield from self._evaluate_slimmable(model)
-            return
+            return self._pass_of_widths(model)
         encoder, head = encoder_of(model, self.config.jit_compile), model.get_layer("head")
-        test_x, test_y = self.predict(encoder, self.source.test, self.config.data.eval_split)
-        linear = head_accuracy(head_logits(head, test_x), test_y, self.dims)
-        if head.efficient:
-            for dim in self.dims.interpolated():
-                one = np.asarray(head.prefix_logits(test_x, dim))[:, None]
-                linear |= head_accuracy(one, test_y, [dim])
-        for dim in sorted(linear):
-            yield f"top1/linear/{dim}", linear[dim]
-        train_x, train_y = self.predict(
-            encoder,
-            self.source.train,
-            self.config.data.train_split,
-            self.config.evaluation.database,
+        return EvaluationPass.of_embeddings(
+            lambda images: np.asarray(encoder.predict_on_batch(images), "float32"),
+            self._test_batches(),
+            self.dims,
+            train=self._database_batches(),
+            head=head,
+            head_at=head.prefix_logits if head.efficient else None,
+            interpolated=self.dims.interpolated(),
         )
-        dims = self.dims.with_interpolated()
-        for dim, value in knn_accuracy(train_x, train_y, test_x, test_y, dims).items():
-            yield f"top1/1nn/{dim}", value
 
-    def _evaluate_slimmable(self, model):
-        names = [f"embedding_at_{dim}" for dim in self.dims]
-        outputs = [model.output, *(model.get_layer(name).output for name in names)]
-        network = keras.Model(model.input, outputs, name="slimmable_encoder")
-        network.compile(jit_compile=self.config.jit_compile)
-        data, most = self.config.data, self.config.evaluation.database
-        logits, *test, test_y = self.predict(network, self.source.test, data.eval_split)
-        _, *train, train_y = self.predict(network, self.source.train, data.train_split, most)
-        for dim, value in head_accuracy(logits, test_y, self.dims).items():
-            yield f"top1/linear/{dim}", value
-        for dim, train_x, test_x in zip(self.dims, train, test, strict=True):
-            yield f"top1/1nn/{dim}", knn_accuracy(train_x, train_y, test_x, test_y, [dim])[dim]
+    def test_images(self):
+        """The evaluation split as `LabelledImages`, or None where it is streamed."""
+        return self.source.test
 
-    def export(self, model, directory):
-        """Writes `directory`/VERSION, a SavedModel with `embed` and `classify` from raw images.
+    def class_names(self):
+        """Names of the classes, by number."""
+        if self.source.builder is None:
+            return [f"class {i}" for i in range(self.source.classes)]
+        return list(class_names(self.source.builder))
+
+    def exported_parts(self, model):
+        """Encoder and classifier, for `embed` and `classify` from raw images.
 
         Raises:
-            ValueError: a slimmable network, whose embeddings are no prefixes of one embedding.
+            ValueError: a slimmable network: each width has an embedding of its own.
         """
         if self.config.head == "slimmable":
             raise ValueError(
                 "A slimmable network has no prefixes to serve: each width's embedding is another. "
                 "Give `mrl_keras.baselines.subnetwork(model, dim).export` a folder instead."
             )
-        return export_saved_model(
-            directory,
-            encoder_of(model, self.config.jit_compile),
-            nesting_dims=self.dims,
-            classifier=model.get_layer("head"),
-        )
+        return {
+            "encoder": encoder_of(model, self.config.jit_compile),
+            "classifier": model.get_layer("head"),
+            "nesting_dims": self.dims,
+        }
+
+    def _pass_of_widths(self, model):
+        names = [f"embedding_at_{dim}" for dim in self.dims]
+        outputs = [model.output, *(model.get_layer(name).output for name in names)]
+        network = keras.Model(model.input, outputs, name="slimmable_encoder")
+        network.compile(jit_compile=self.config.jit_compile)
+
+        def predict(images):
+            logits, *found = (np.asarray(one) for one in network.predict_on_batch(images))
+            embeddings = np.zeros((len(logits), len(self.dims), self.dims.width), "float32")
+            for place, (dim, one) in enumerate(zip(self.dims, found, strict=True)):
+                embeddings[:, place, :dim] = one
+            return {"embeddings": embeddings, "logits": logits}
+
+        def test(get):
+            outputs, labels = collect(predict, self._test_batches())
+            return {**outputs, "labels": labels}
+
+        def train(get):
+            outputs, labels = collect(predict, self._database_batches())
+            return {"train_embeddings": outputs["embeddings"], "train_labels": labels}
+
+        parts = {
+            ("embeddings", "logits", "labels"): test,
+            ("train_embeddings", "train_labels"): train,
+        }
+        return EvaluationPass(self.dims, parts)
+
+    def _test_batches(self):
+        config = self.config
+        return self._batches(self.source.test, config.data.eval_split, config.evaluation.batch_size)
+
+    def _database_batches(self):
+        config = self.config
+        size, most = config.evaluation.batch_size, config.evaluation.database
+        dataset = self._batches(self.source.train, config.data.train_split, size)
+        return dataset.unbatch().take(most).batch(size) if most else dataset
 
     def _batches(self, images, split, batch_size):
         data = self.config.data
@@ -198,23 +213,6 @@ class Task:
             data.dtype,
         )
 
-    def predict(self, network, images, split, most=0):
-        """[outputs of the network..., labels] of a split, at most the first `most` examples.
-
-        `images` are those of the split where it is in memory, else None; `most` 0 is all.
-        """
-        batch_size = self.config.evaluation.batch_size
-        dataset = self._batches(images, split, batch_size)
-        if most:
-            dataset = dataset.unbatch().take(most).batch(batch_size)
-        batches = []
-        with explain_image_errors(self.config.data.name):
-            for batch, label in dataset:
-                found = network.predict_on_batch(batch)
-                found = found if isinstance(found, list) else [found]
-                batches.append([*(np.asarray(one, "float32") for one in found), label.numpy()])
-        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-
 
 def nesting_dims(config):
     """M of a configuration, as `NestingDims`.
@@ -224,7 +222,7 @@ def nesting_dims(config):
     """
     if config.head == "ff":
         return NestingDims([config.ff_dim])
-    width = config.model.width or config.embedding_width
+    width = config.embedding_width
     if config.head == "slimmable":
         return slimmable_dims(width, tuple(config.slimmable_widths))
     if config.spacing == "uniform" and not len(config.nesting_dims):
@@ -301,17 +299,6 @@ def _made_images(data):
 
     train, test = split(data.made_examples), split(max(data.made_examples // 4, 1))
     return Source(data.made_classes, shape, train, test)
-
-
-def head_logits(head, embeddings, rows=4096):
-    """The head's logits (examples, prefixes, classes) of embeddings, some rows at a time."""
-    parts = range(0, len(embeddings), rows)
-    return np.concatenate([np.asarray(head(embeddings[i : i + rows])) for i in parts])
-
-
-def plain(options):
-    """A ConfigDict of arguments as a dict."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}
 
 
 def _check_choice(name, value, known):

@@ -1,4 +1,4 @@
-"""The task of a dual encoder: at every prefix, images and texts that belong together are near.
+"""Training a dual encoder of images and texts at every prefix.
 
 Configuration keys beside those that all tasks share:
 
@@ -18,7 +18,8 @@ Configuration keys beside those that all tasks share:
                          images; streamed where `in_memory` is False
     evaluation           {batch_size, max_examples, captions_per_text, zero_shot}: with more than
                          one caption a text, evaluation joins them in order. `zero_shot` {name,
-                         split, max_examples} is a TFDS image classification set, or no name
+                         split, max_examples} is a TFDS image classification set, which the
+                         evaluator "zero_shot" measures; an empty name leaves it out
 """
 
 from __future__ import annotations
@@ -33,69 +34,47 @@ from mrl_keras import InBatchAccuracy, MatryoshkaLoss, SymmetricContrastive, per
 from mrl_keras.data import (
     CaptionedImages,
     ImageStreamOptions,
-    Wordpiece,
     caption_batches,
     caption_set,
     caption_texts,
     class_names,
     image_set,
-    learn_vocabulary,
     read_captioned,
     read_split,
     resolution_stages,
     streamed_caption_batches,
 )
 from mrl_keras.data.image_text.pipeline import texts_of
-from mrl_keras.evaluation import pair_recall, prompts, zero_shot_accuracy
-from mrl_keras.export import ServingOptions, export_saved_model
+from mrl_keras.evaluation import EvaluationPass, ZeroShotEvaluator, prompts
+from mrl_keras.export import ServingOptions
 from mrl_keras.models import (
-    BertTokens,
     dual_encoder,
-    image_backbone,
     text_embedder,
     towers,
 )
 from mrl_keras.retrieval import NestedIndex, SearchPlan
+from recipes.common import task
 from recipes.common.prefixes import chosen_dims, importance
-from recipes.common.vocabulary import run_vocabulary
-from recipes.tasks.image_classification import plain
-from recipes.tasks.text_embedding import embedded
+from recipes.common.towers import embed_images, embed_texts, make_backbone
+from recipes.common.vocabulary import RunVocabulary
 
 AUGMENTATIONS = ("pad_crop_flip", "random_resized_crop", "none")
-RECALL_AT = (1, 10)
 
 
-class Task:
-    """Data, model, loss, evaluation and export of one configuration.
-
-    Args:
-        config: `ConfigDict`, see the module's docstring and `recipes/configs/`.
-        workdir: folder of the run, which keeps the vocabulary. Default None, kept nowhere.
-
-    Raises:
-        ValueError: a value out of range, or a data set that is not there.
-    """
+class Task(task.Task):
+    """A dual encoder, see `recipes.common.task.Task`; the module's docstring has the keys."""
 
     def __init__(self, config, workdir=None):
-        self.config = config
+        super().__init__(config, workdir)
         if config.data.augment not in AUGMENTATIONS:
             raise ValueError(
                 f"`data.augment` must be one of {AUGMENTATIONS}. Received {config.data.augment!r}."
             )
         self.source = _made(config.data) if config.data.name == "made" else _tfds(config)
-        words = config.vocabulary
-        self.vocabulary = run_vocabulary(
-            workdir,
-            lambda: learn_vocabulary(
-                self.source.train_texts(),
-                words.size,
-                lower_case=words.lower_case,
-                least_count=words.least_count,
-            ),
+        self.vocabulary = RunVocabulary(
+            workdir, config.vocabulary, config.text.length, self.source.train_texts
         )
-        self.tokens = Wordpiece(self.vocabulary, config.text.length, words.lower_case)
         self.dims = chosen_dims(config, config.embedding_width)
-        self._similarity = None
 
     def train_data(self, batch_size, sampling):
         """Endless batches of (images and tokens, labels that nothing reads), from any step."""
@@ -124,21 +103,17 @@ class Task:
 
         def model_inputs(images, texts):
             shape = (batch_size, self.config.text.length)
-            tokens = {k: tf.ensure_shape(v, shape) for k, v in self.tokens(texts).items()}
+            tokens = self.vocabulary.wordpiece(texts)
+            tokens = {name: tf.ensure_shape(values, shape) for name, values in tokens.items()}
             return {"images": images, **tokens}, tf.zeros(batch_size)
 
         return batches.map(model_inputs, num_parallel_calls=1).prefetch(2)
 
-    def validation_data(self, batch_size):
-        """None: the recall of one batch says little, and `evaluate` reads the whole split."""
-        return None
-
-    def model(self):
-        """The untrained, uncompiled dual encoder."""
+    def build_model(self):
+        """The dual encoder, whose own metric is the temperature."""
         config, width = self.config, self.config.embedding_width
-        options = plain(config.image.options)
-        image = _of_width(
-            image_backbone(config.image.backbone, self.source.image_shape, **options), width
+        image = make_backbone(
+            config.image.backbone, self.source.image_shape, width, config.image.options
         )
         text = text_embedder(
             config.text.length,
@@ -148,9 +123,13 @@ class Task:
             **config.text.options,
         )
         model = dual_encoder(
-            image, text, self.dims, config.temperature, config.temperature_per_prefix
+            _of_width(image, width),
+            text,
+            self.dims,
+            config.temperature,
+            config.temperature_per_prefix,
         )
-        self._similarity = model.get_layer("similarity")
+        model.temperature = Temperature(model.get_layer("similarity"))
         return model
 
     def loss(self):
@@ -159,38 +138,35 @@ class Task:
         return MatryoshkaLoss(SymmetricContrastive("gathered"), weights)
 
     def metrics(self):
-        """How often the batch's nearest text is the right one, per prefix, and the temperature."""
-        metrics = per_prefix(InBatchAccuracy(), self.dims)
-        return metrics + ([Temperature(self._similarity)] if self._similarity else [])
+        """How often the batch's nearest text is the right one, per prefix."""
+        return per_prefix(InBatchAccuracy(), self.dims)
 
-    def evaluate(self, model):
-        """Yields (name, value) at every prefix, trained and interpolated.
+    def evaluators(self):
+        """Those of `config.evaluators`, and zero-shot accuracy where there is a set for it."""
+        zero_shot = [ZeroShotEvaluator()] if self.config.evaluation.zero_shot.name else []
+        return [*super().evaluators(), *zero_shot]
 
-        "recall@10/text_to_image/8": how often a text's image is among the 10 nearest images at 8
-        dims; "recall@10/image_to_text/8": how often one of an image's texts is among the 10
-        nearest texts; and the same @1. With a zero-shot set, "top1/zero_shot/8".
-        """
+    def evaluation_pass(self, model):
+        """Embeddings of the evaluation split's images and texts, and of a zero-shot set."""
         image, text = towers(model)
-        test, settings = self.source.test(), self.config.evaluation
-        dims = self.dims.with_interpolated()
-        images = self.embed_images(image, test.images)
-        grouped = [texts_of(texts, settings.captions_per_text) for texts in test.captions]
-        texts = self.embed_texts(text, [one for group in grouped for one in group])
-        owners = np.repeat(np.arange(len(grouped)), [len(group) for group in grouped])
-        own = np.arange(len(grouped))
-        ks = [k for k in RECALL_AT if k <= len(grouped)]
-        for name, found in (
-            ("text_to_image", pair_recall(texts, owners, images, own, dims, ks)),
-            ("image_to_text", pair_recall(images, own, texts, owners, dims, ks)),
-        ):
-            for k in ks:
-                for dim in dims:
-                    yield f"recall@{k}/{name}/{dim}", found[dim][k]
-        if settings.zero_shot.name:
-            yield from self._zero_shot(image, text, dims)
 
-    def export(self, model, directory):
-        """Writes `directory`/VERSION, a SavedModel that answers raw text with images.
+        def pairs(get):
+            test, most = self.source.test(), self.config.evaluation.captions_per_text
+            grouped = [texts_of(texts, most) for texts in test.captions]
+            return {
+                "images": self.embed_images(image, test.images),
+                "texts": self.embed_texts(text, [one for group in grouped for one in group]),
+                "text_images": np.repeat(np.arange(len(grouped)), [len(g) for g in grouped]),
+            }
+
+        parts = {("images", "texts", "text_images"): pairs}
+        if self.config.evaluation.zero_shot.name:
+            names = ("zero_shot_images", "zero_shot_labels", "prompt_embeddings")
+            parts[names] = lambda get: self._zero_shot(image, text)
+        return EvaluationPass(self.dims, parts, self.dims.interpolated())
+
+    def exported_parts(self, model):
+        """Both towers, and an index that answers raw text with images.
 
         Signatures: `embed_text` (and `embed`) from raw strings, `embed_image` from raw images,
         and `retrieve`, the evaluation split's images that are nearest to a text. An id is
@@ -200,52 +176,45 @@ class Task:
         test, dims = self.source.test(), self.dims
         ids = [f"{row}/{texts[0]}" for row, texts in enumerate(test.captions)]
         rows, encoder = len(ids), self.text_encoder(text)
-        plan = SearchPlan.adaptive(
-            shortlist_dim=dims[(len(dims) - 1) // 2], shortlist=min(100, rows),
-            rerank_dim=dims.width, k=min(10, rows),
-        )  # fmt: skip
-        return export_saved_model(
-            directory,
-            encoder,
-            index=NestedIndex.build(self.embed_images(image, test.images), dims, ids=ids),
-            plan=plan,
-            options=ServingOptions(encoders={"embed_text": encoder, "embed_image": image}),
-        )
+        return {
+            "encoder": encoder,
+            "index": NestedIndex.build(self.embed_images(image, test.images), dims, ids=ids),
+            "plan": SearchPlan.adaptive(
+                shortlist_dim=dims[(len(dims) - 1) // 2],
+                shortlist=min(100, rows),
+                rerank_dim=dims.width,
+                k=min(10, rows),
+            ),
+            "options": ServingOptions(encoders={"embed_text": encoder, "embed_image": image}),
+        }
 
     def text_encoder(self, text_tower):
         """Raw strings (batch,) -> the embedding (batch, d)."""
         text = keras.Input((), dtype="string", name="text")
-        words = self.config.vocabulary
-        tokens = BertTokens(self.vocabulary, self.config.text.length, words.lower_case)
-        return keras.Model(text, text_tower(tokens(text)), name="text_encoder")
+        return keras.Model(text, text_tower(self.vocabulary.layer()(text)), name="text_encoder")
 
     def embed_images(self, tower, images):
-        """Embeddings (images, d) of raw images, in batches of one shape."""
-        if not tower.compiled:
-            tower.compile(jit_compile=self.config.jit_compile)
-        rows, parts = self.config.evaluation.batch_size, []
-        for start in range(0, len(images), rows):
-            batch = images[start : start + rows]
-            padded = np.concatenate([batch, np.repeat(batch[-1:], rows - len(batch), axis=0)])
-            parts.append(np.asarray(tower.predict_on_batch(padded), "float32")[: len(batch)])
-        return np.concatenate(parts)
+        """Embeddings (images, d) of raw images."""
+        rows, jit_compile = self.config.evaluation.batch_size, self.config.jit_compile
+        return embed_images(tower, images, rows, jit_compile)
 
     def embed_texts(self, tower, texts):
         """Embeddings (texts, d) of strings."""
-        rows = self.config.evaluation.batch_size
-        return embedded(tower, self.tokens, texts, rows, self.config.jit_compile)
+        rows, jit_compile = self.config.evaluation.batch_size, self.config.jit_compile
+        return embed_texts(tower, self.vocabulary.wordpiece, texts, rows, jit_compile)
 
-    def _zero_shot(self, image, text, dims):
+    def _zero_shot(self, image, text):
         settings = self.config.evaluation.zero_shot
         builder = image_set(settings.name, self.config.data.data_dir or None)
         size = self.source.image_shape[0] or self.config.data.eval_resolution
         found = read_split(builder, settings.split, size, settings.max_examples or None)
         names = class_names(builder)
         texts = self.embed_texts(text, prompts(names))
-        texts = texts.reshape(len(names), -1, texts.shape[1])
-        images = self.embed_images(image, found.images)
-        for dim, value in zero_shot_accuracy(texts, images, found.labels, dims).items():
-            yield f"top1/zero_shot/{dim}", value
+        return {
+            "zero_shot_images": self.embed_images(image, found.images),
+            "zero_shot_labels": found.labels,
+            "prompt_embeddings": texts.reshape(len(names), -1, texts.shape[1]),
+        }
 
 
 class Temperature(keras.metrics.Metric):

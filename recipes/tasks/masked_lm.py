@@ -1,4 +1,4 @@
-"""The task of masked language modelling with every prefix of the tied embedding (Table 7).
+"""Training a masked language model at every prefix of its tied embedding (Table 7).
 
 Configuration keys beside those that all tasks share:
 
@@ -37,10 +37,7 @@ from mrl_keras import (
 )
 from mrl_keras.data import (
     SPECIAL_PIECES,
-    Sampling,
     TextSource,
-    Wordpiece,
-    learn_vocabulary,
     masked_lm_batches,
     masked_lm_evaluation,
     masked_lm_stream,
@@ -49,17 +46,18 @@ from mrl_keras.data import (
     text_set,
     token_rows,
 )
-from mrl_keras.export import ServingOptions, export_saved_model
+from mrl_keras.evaluation import EvaluationPass
+from mrl_keras.export import ServingOptions
 from mrl_keras.models import (
-    BertTokens,
     GardenBert,
     mask_filler,
     masked_lm,
     masked_lm_at,
     masked_lm_embedder,
 )
+from recipes.common import task
 from recipes.common.prefixes import chosen_dims, importance
-from recipes.common.vocabulary import run_vocabulary
+from recipes.common.vocabulary import RunVocabulary
 
 HEADS = ("mrl_e", "ff")
 LITERAL = ("[UNK]",)
@@ -69,26 +67,18 @@ CHARACTERS_PER_TOKEN = 8
 """Windows of streamed documents are so long that they fill a sequence but rarely overflow far."""
 
 
-class Task:
-    """Data, model, loss, evaluation and export of one configuration.
-
-    Args:
-        config: `ConfigDict`, see the module's docstring and `recipes/configs/`.
-        workdir: folder that has or gets vocabulary.txt. Default None, none.
-
-    Raises:
-        ValueError: a value out of range, or a data set that is not there.
-    """
+class Task(task.Task):
+    """Masked language modelling, see `recipes.common.task.Task`; the module's docstring has the
+    keys."""
 
     def __init__(self, config, workdir=None):
-        self.config = config
+        super().__init__(config, workdir)
         if config.head not in HEADS:
             raise ValueError(f"`head` must be one of {HEADS}. Received {config.head!r}.")
         self.dims = nesting_dims(config)
         self.sources = None if config.data.name == "made" else _sources(config.data)
-        self.vocabulary = run_vocabulary(workdir, self._learned_vocabulary)
-        self.wordpiece = Wordpiece(
-            self.vocabulary, config.length, config.vocabulary.lower_case, kept=LITERAL
+        self.vocabulary = RunVocabulary(
+            workdir, config.vocabulary, config.length, self._vocabulary_texts, kept=LITERAL
         )
 
     @property
@@ -102,7 +92,7 @@ class Task:
         slots, rate = config.masked_positions, config.mask_rate
         if self.sources is not None and not config.data.in_memory:
             texts = self._streamed(batch_size, sampling)
-            return masked_lm_stream(texts, self.wordpiece, slots, rate)
+            return masked_lm_stream(texts, self.vocabulary.wordpiece, slots, rate)
         rows, pieces = self._train_rows, len(self.vocabulary)
         return masked_lm_batches(rows, batch_size, pieces, slots, rate, sampling)
 
@@ -116,8 +106,8 @@ class Task:
             config.mask_rate,
         )  # fmt: skip
 
-    def model(self):
-        """The untrained, uncompiled model: masked sequences -> (batch, positions, prefixes, 2)."""
+    def build_model(self):
+        """The model: masked sequences -> (batch, positions, prefixes, 2)."""
         config = self.config
         bert = GardenBert(
             config.vocabulary.size,
@@ -139,66 +129,56 @@ class Task:
             weights = [float(dim in self.trained_dims) for dim in self.dims]
         return MatryoshkaLoss(MaskedLMCrossentropy(), weights)
 
-    def metrics(self):
-        """None: padded slots must not count."""
-        return []
-
     def weighted_metrics(self):
-        """Accuracy and crossentropy of every prefix: "top_1_d8", ..., "loss_d8", ..."""
-        return per_prefix([MaskedLMAccuracy(name="top_1"), MaskedLMCrossentropy()], self.dims)
+        """Accuracy and crossentropy of every prefix: "top1_d8", ..., "loss_d8", ...; weighted,
+        since padded slots must not count."""
+        return per_prefix([MaskedLMAccuracy(name="top1"), MaskedLMCrossentropy()], self.dims)
 
-    def evaluate(self, model):
-        """Yields (name, value) over the masked tokens of the evaluation split.
+    def evaluation_pass(self, model):
+        """Scores of the evaluation split's masked tokens, and counts of the training pieces.
 
-        "top1/mlm/8" and "crossentropy/mlm/8" of every trained and interpolated prefix, and of
-        answers without a model: the most frequent piece of the training text, "top1/majority", and
-        the pieces' frequencies there, "crossentropy/unigram".
+        A streamed training text is too much to count.
         """
-        dims = self.dims if self.config.head == "ff" else self.dims.with_interpolated()
-        scorer = masked_lm_at(model, dims)
+        trained, between = self.trained_dims, ()
+        if self.config.head != "ff":
+            between = self.dims.interpolated()
+        scored = NestingDims(sorted({*self.dims, *between}))
+        chosen = [i for i, dim in enumerate(scored) if dim in trained or dim in between]
+        scorer = masked_lm_at(model, scored)
         scorer.compile(jit_compile=self.config.jit_compile)
-        totals, weight, labels = 0.0, 0.0, []
-        for inputs, label, used in self.validation_data(self.config.evaluation.batch_size):
-            scores = np.asarray(scorer.predict_on_batch(inputs), "float64")
-            used = used.numpy()
-            totals = totals + (scores * used[:, :, None, None]).sum((0, 1))
-            weight += used.sum()
-            labels.append(label.numpy()[used > 0])
-        for i, dim in enumerate(dims):
-            if self.config.head != "ff" or dim in self.trained_dims:
-                yield f"top1/mlm/{dim}", totals[i, 1] / weight
-                yield f"crossentropy/mlm/{dim}", totals[i, 0] / weight
-        yield from self._without_a_model(np.concatenate(labels))
 
-    def export(self, model, directory):
-        """Writes `directory`/VERSION, a SavedModel that takes raw text.
+        def tokens(get):
+            scores, labels = [], []
+            for inputs, label, used in self.validation_data(self.config.evaluation.batch_size):
+                used = used.numpy() > 0
+                scores.append(np.asarray(scorer.predict_on_batch(inputs))[used][:, chosen])
+                labels.append(label.numpy()[used])
+            return {"token_scores": np.concatenate(scores), "token_labels": np.concatenate(labels)}
 
-        Signatures: `fill_mask`, texts with "[MASK]" -> the likeliest pieces by every prefix; and
-        `embed`, `embed_dim`, `embed_dim_batch`, see `masked_lm_embedder`.
-        """
+        parts = {("token_scores", "token_labels"): tokens}
+        if self.sources is None or self.config.data.in_memory:
+            parts[("piece_counts",)] = lambda get: {"piece_counts": self._piece_counts()}
+        return EvaluationPass(trained, parts, between)
+
+    def exported_parts(self, model):
+        """An embedder of raw text, and `fill_mask`: the likeliest pieces of every prefix."""
         config = self.config
-        tokens = BertTokens(
-            self.vocabulary,
-            config.length,
-            config.vocabulary.lower_case,
-            kept=("[MASK]", *LITERAL),
-        )
+        tokens = self.vocabulary.layer("[MASK]")
         most = min(config.masked_positions, config.export.masks)
         filler = mask_filler(model, tokens, most, config.export.pieces, self.trained_dims)
-        return export_saved_model(
-            directory,
-            masked_lm_embedder(model, tokens, self.trained_dims.width),
-            nesting_dims=self.trained_dims,
-            options=ServingOptions(functions={"fill_mask": filler}),
-        )
+        return {
+            "encoder": masked_lm_embedder(model, tokens, self.trained_dims.width),
+            "nesting_dims": self.trained_dims,
+            "options": ServingOptions(functions={"fill_mask": filler}),
+        }
 
     @functools.cached_property
     def _train_rows(self):
-        return token_rows(self.wordpiece, self._texts("train"), self.config.data.packed)
+        return token_rows(self.vocabulary.wordpiece, self._texts("train"), self.config.data.packed)
 
     @functools.cached_property
     def _evaluation_rows(self):
-        return token_rows(self.wordpiece, self._texts("eval"), self.config.data.packed)
+        return token_rows(self.vocabulary.wordpiece, self._texts("eval"), self.config.data.packed)
 
     def _texts(self, kind):
         """The texts of the training or the evaluation split, all in memory."""
@@ -230,27 +210,20 @@ class Task:
             )
         return texts
 
-    def _learned_vocabulary(self):
-        """The pieces of the training texts; the same in every process."""
-        wanted, data = self.config.vocabulary, self.config.data
-        if self.sources is not None and not data.in_memory:
-            batches = self._streamed(256, Sampling()).map(lambda texts, seeds: texts)
-            texts = batches.take(-(-(wanted.examples or 100_000) // 256))
-        else:
-            texts = self._texts("train")
-            texts = texts[: wanted.examples] if wanted.examples else texts
-        return learn_vocabulary(texts, wanted.size, wanted.lower_case, kept=LITERAL)
-
-    def _without_a_model(self, labels):
+    def _vocabulary_texts(self):
+        """The training texts that the vocabulary is learned from; the same in every process."""
+        most = self.config.vocabulary.examples
         if self.sources is not None and not self.config.data.in_memory:
-            return  # the training text is too much to count
-        specials = len(SPECIAL_PIECES)
-        pieces = self._train_rows[self._train_rows >= specials] - specials
-        counts = np.bincount(pieces, minlength=len(self.vocabulary) - specials)
-        # Each piece once more than seen, so that none has probability 0.
-        shares = (counts + 1.0) / (counts + 1.0).sum()
-        yield "top1/majority", np.mean(labels == counts.argmax() + specials)
-        yield "crossentropy/unigram", -np.log(shares[labels - specials]).mean()
+            batches = self._streamed(256, seed=0).map(lambda texts, seeds: texts)
+            return batches.take(-(-(most or 100_000) // 256))
+        texts = self._texts("train")
+        return texts[:most] if most else texts
+
+    def _piece_counts(self):
+        """How often the training text has each piece; -1 for special pieces."""
+        counts = np.bincount(self._train_rows.ravel(), minlength=len(self.vocabulary))
+        counts[: len(SPECIAL_PIECES)] = -1
+        return counts
 
 
 def nesting_dims(config):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
-from mrl_keras.evaluation import cosine_spans, few_shot_accuracy
+from mrl_keras.evaluation import ShotDraws, cosine_spans, few_shot_accuracy
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(5), 12)
@@ -12,7 +12,9 @@ TEST = CENTRES[LABELS] + RNG.standard_normal((60, 8))
 
 
 def test_all_shots_agree_with_an_oracle():
-    found = few_shot_accuracy(TRAIN, LABELS, TEST, LABELS, [2, 8], shots=12, repeats=3)
+    found = few_shot_accuracy(
+        TRAIN, LABELS, TEST, LABELS, [2, 8], shots=12, draws=ShotDraws(repeats=3)
+    )
     for dim in (2, 8):
         rows, asked = normalize(TRAIN[:, :dim]), normalize(TEST[:, :dim])
         means = normalize(np.stack([rows[c == LABELS].mean(axis=0) for c in range(5)]))
@@ -22,9 +24,9 @@ def test_all_shots_agree_with_an_oracle():
 
 
 def test_intervals_and_ways():
-    one = few_shot_accuracy(TRAIN, LABELS, TEST, LABELS, [8], shots=1, repeats=40)[8]
-    many = few_shot_accuracy(TRAIN, LABELS, TEST, LABELS, [8], shots=8, repeats=40)[8]
-    pairs = few_shot_accuracy(TRAIN, LABELS, TEST, LABELS, [8], shots=1, ways=2, repeats=40)[8]
+    data = TRAIN, LABELS, TEST, LABELS, [8]
+    one, many = (few_shot_accuracy(*data, n, ShotDraws(repeats=40))[8] for n in (1, 8))
+    pairs = few_shot_accuracy(*data, 1, ShotDraws(ways=2, repeats=40))[8]
     assert one.mean < min(many.mean, pairs.mean)
     assert 0.0 < many.half_width < one.half_width < 0.1
 
@@ -34,7 +36,7 @@ def test_intervals_and_ways():
     [
         ({"shots": 13}, "needs `shots`=13 train examples. Class 0 has 12"),
         ({"labels": LABELS + 1}, "Class 5 has 0"),
-        ({"ways": 6}, "must not exceed the 5 classes. Received 6"),
+        ({"draws": ShotDraws(ways=6)}, "must not exceed the 5 classes. Received 6"),
         ({"embeddings": TEST[:0], "labels": LABELS[:0]}, r"Received shape \(0, 8\)"),
         ({"embeddings": np.where(TEST[3, 1] == TEST, np.nan, TEST)}, "NaN or inf in row 3"),
         ({"dims": [9]}, "d at least 9"),

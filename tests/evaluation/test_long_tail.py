@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl_keras.evaluation import long_tail, long_tail_accuracy
+from mrl_keras.evaluation import long_tail_accuracy, long_tailed_rows
+from mrl_keras.evaluation.classification import long_tail
 
 RNG = np.random.default_rng(0)
 KNOWN_LABELS = np.repeat([3, 5], 4)
@@ -100,3 +101,15 @@ def test_errors(change, message):
     }
     with pytest.raises(ValueError, match=message):
         long_tail_accuracy(**{**arguments, **change})
+
+
+def test_a_stream_has_many_of_some_classes_and_few_of_others():
+    labels = np.repeat([2, 5, 9], 40)
+    rows = long_tailed_rows(labels, most=30, least=3)
+    assert len(set(rows)) == len(rows)
+    counts = [int((labels[rows] == label).sum()) for label in (2, 5, 9)]
+    assert counts == [30, 9, 3]  # the second is round(30 / sqrt(10))
+    np.testing.assert_array_equal(rows, long_tailed_rows(labels, most=30, least=3, seed=0))
+    assert (rows != long_tailed_rows(labels, most=30, least=3, seed=1)).any()
+    with pytest.raises(ValueError, match="`least` must not exceed `most`=2. Received 3"):
+        long_tailed_rows(labels, most=2, least=3)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mrl_keras.cascade import CascadePolicy
 from mrl_keras.evaluation import (
+    ShotDraws,
     class_accuracy,
     class_trends,
     cosine_spans,
@@ -57,7 +58,8 @@ def test_the_order_of_examples_does_not_matter(seed):
         lambda x, xl, y, yl: knn_accuracy(x, xl, y, yl, WIDER, k=3, top=2),
         lambda x, xl, y, yl: {d: v["mAP@5"] for d, v in table(y, yl, x, xl).items()},
         lambda x, xl, y, yl: {
-            d: v.mean for d, v in few_shot_accuracy(x, xl, y, yl, WIDER, 6, repeats=1).items()
+            d: v.mean
+            for d, v in few_shot_accuracy(x, xl, y, yl, WIDER, 6, ShotDraws(repeats=1)).items()
         },
     ):
         assert measure(*moved) == pytest.approx(measure(*data))

@@ -27,7 +27,7 @@ def streaming(builder, **data):
     config = importlib.import_module("recipes.configs.cifar10_resnet").get_config("tiny")
     config.update({"batch_size": 2, "steps": 2, "checkpoint_every": 1})
     config.optimizer = {"name": "sgd", "learning_rate": 0.05}
-    config.model.width, config.model.options.filters = 8, (8,)
+    config.embedding_width, config.model.options.filters = 8, (8,)
     config.data.update(
         {
             "name": builder.info.full_name.rsplit("/", 1)[0],

@@ -41,7 +41,7 @@ def test_micro_batches_and_replicas_equal_one_large_batch(tmp_path):
     assert code == 0, output[-3000:]
     for text in (*outputs, output):
         for dim in (8, 16, 24):
-            assert f"val_top_1_d{dim}" in text
+            assert f"val_top1_d{dim}" in text
     one = model_weights(tmp_path / "one")
     for name in ("accumulated", "mirrored"):
         other = model_weights(tmp_path / name)
@@ -66,7 +66,8 @@ def curves(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curves")
     output = run_here(
         "train.py", RESNET, *lengths(20, 5), f"--workdir={folder}",
-        "--config.precision=mixed_bfloat16", "--config.smallest_dim=4", "--config.model.width=8",
+        "--config.precision=mixed_bfloat16", "--config.smallest_dim=4",
+        "--config.embedding_width=8",
         "--config.relative_importance=4:2,8:1.5", "--config.optimizer.learning_rate=0.01",
         "--config.optimizer.schedule=linear", "--config.optimizer.warmup_steps=10",
         "--config.model.options.filters=(8,)",
@@ -85,8 +86,8 @@ def test_dims_have_curves_and_results(curves):
     for split in ("train", "validation"):
         found = scalars(folder / "logs" / split)
         for dim in (4, 8):
-            assert len(found[f"epoch_top_1_d{dim}"]) == 4
-        assert "epoch_top_1_d2" not in found
+            assert len(found[f"epoch_top1_d{dim}"]) == 4
+        assert "epoch_top1_d2" not in found
     with open(folder / "results.csv", newline="") as file:
         names = {row["name"] for row in csv.DictReader(file)}
     assert {"top1/linear/4", "top1/linear/8"} <= names

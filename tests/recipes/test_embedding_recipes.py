@@ -46,9 +46,9 @@ def get_config(name, mode="tiny", **changes):
     return config
 
 
-def trained(task, config):
+def train_three_steps(task, config):
     """The task's model after three compiled steps at static shapes, and their logs."""
-    model = task.model()
+    model = task.build_model()
     model.compile(
         optimizer(config, model.trainable_variables),
         task.loss(),
@@ -80,23 +80,48 @@ def fresh_process(path, inputs, folder):
     }
 
 
-@pytest.mark.parametrize("objective", ["ranking", "contrastive"])
-def test_text_embedder(objective, tmp_path):
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["ranking", pytest.param("contrastive", marks=slow)])
+def embedder(request, tmp_path_factory):
+    """(task, model, logs, folder of the run) of a text embedder."""
     keras.utils.set_random_seed(0)
-    config = get_config("sts_text_embedder", objective=objective)
-    task = TextEmbedding(config, tmp_path)
-    model, history = trained(task, config)
-    metric = {"ranking": "loss", "contrastive": "in_batch_top1"}[objective]
+    folder = tmp_path_factory.mktemp(request.param)
+    config = get_config("sts_text_embedder", objective=request.param)
+    task = TextEmbedding(config, folder)
+    return task, *train_three_steps(task, config), folder
+
+
+@pytest.fixture(scope="module", params=["emoji_captions", pytest.param("align_coco", marks=slow)])
+def encoder(request, tmp_path_factory):
+    """(task, model, logs, folder of the run) of a dual encoder."""
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp(request.param)
+    config = get_config(request.param)
+    task = ImageText(config, folder)
+    return task, *train_three_steps(task, config), folder
+
+
+def test_a_text_embedder_is_trained_and_measured(embedder):
+    task, model, history, folder = embedder
+    metric = {"ranking": "loss", "contrastive": "in_batch_top1"}[task.config.objective]
     assert {f"{metric}_d{dim}" for dim in task.dims} <= set(history)
-
     values = dict(task.evaluate(model))
-    names = [f"spearman/{dim}" for dim in task.dims.with_interpolated()]
-    others = ["spearman/untrained", "spearman/words", "spearman/tf_idf"]
-    assert list(values) == names + others
+    assert list(values) == [
+        *(f"spearman/cosine/{dim}" for dim in task.dims.with_interpolated()),
+        f"spearman/untrained/{task.dims.width}",
+        "spearman/words/all",
+        "spearman/tf_idf/all",
+    ]
     assert all(-1 <= value <= 1 for value in values.values())
-    assert values["spearman/words"] > 0.8  # the made scores are those of the common words
+    assert values["spearman/words/all"] > 0.8  # the made scores are those of the common words
+    assert read_vocabulary(folder / FILE_NAME) == task.vocabulary.pieces
 
-    assert read_vocabulary(tmp_path / FILE_NAME) == list(task.vocabulary)
+
+@slow
+def test_an_exported_text_embedder_takes_raw_text(embedder, tmp_path):
+    task, model, *_ = embedder
     texts = [*task.test.first[:3], "Unseen: words", ""]
     path = task.export(model, tmp_path / "model")
     assert load_manifest(path)["custom_ops"] == ["TFText"]
@@ -104,16 +129,23 @@ def test_text_embedder(objective, tmp_path):
     np.testing.assert_allclose(found, task.embed(model, texts), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["align_coco", "emoji_captions"])
-def test_dual_encoder(name, tmp_path):
-    keras.utils.set_random_seed(0)
-    config = get_config(name)
-    task = ImageText(config, tmp_path)
-    model, history = trained(task, config)
-    assert {f"in_batch_top1_d{dim}" for dim in task.dims} <= set(history)
-    assert history["temperature"][0] != config.temperature
-    np.testing.assert_allclose(history["temperature"][0], config.temperature, rtol=0.1)
+def test_a_graph_of_raw_text_equals_the_pipeline(embedder, encoder):
+    task, model, *_ = embedder
+    texts = [*task.test.first[:3], "Unseen: words", ""]
+    found = task.exported_parts(model)["encoder"](tf.constant(texts))
+    np.testing.assert_allclose(found, task.embed(model, texts), atol=1e-5)
+    task, model, *_ = encoder
+    texts, tower = ["a red image", "unseen"], towers(model)[1]
+    found = task.text_encoder(tower)(tf.constant(texts))
+    np.testing.assert_allclose(found, task.embed_texts(tower, texts), atol=1e-5)
 
+
+def test_a_dual_encoder_is_trained_and_measured(encoder):
+    task, model, history, _ = encoder
+    assert {f"in_batch_top1_d{dim}" for dim in task.dims} <= set(history)
+    wanted = task.config.temperature
+    assert history["temperature"][0] != wanted
+    np.testing.assert_allclose(history["temperature"][0], wanted, rtol=0.1)
     values = dict(task.evaluate(model))
     assert list(values) == [
         f"recall@{k}/{direction}/{dim}"
@@ -123,6 +155,10 @@ def test_dual_encoder(name, tmp_path):
     ]
     assert all(0 <= value <= 1 for value in values.values())
 
+
+@slow
+def test_an_exported_dual_encoder_answers_text_with_images(encoder, tmp_path):
+    task, model, *_ = encoder
     image, _ = towers(model)
     test = task.source.test()
     path = task.export(model, tmp_path / "model")
@@ -149,6 +185,7 @@ def test_dual_encoder(name, tmp_path):
     np.testing.assert_allclose(ranked[:, 0], cosines.max(axis=1), atol=1e-5)
 
 
+@slow
 def test_streamed_captions_and_zero_shot_classes(tmp_path):
     """Files of TFDS instead of arrays, and a labelled set whose classes' names are the prompts."""
     folder = str(tmp_path / "tfds")
@@ -174,7 +211,7 @@ def test_streamed_captions_and_zero_shot_classes(tmp_path):
     assert (inputs["images"].shape, labels.shape) == ((8, 16, 16, 3), (8,))
     assert inputs["input_word_ids"].shape == (8, config.text.length)
     assert inputs["input_mask"].numpy().sum(axis=1).min() >= 3
-    values = dict(task.evaluate(task.model()))
+    values = dict(task.evaluate(task.build_model()))
     dims = task.dims.with_interpolated()
     assert [name for name in values if "zero" in name] == [f"top1/zero_shot/{m}" for m in dims]
     assert all(0 <= value <= 1 for value in values.values())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recipes.common.finetuning import freeze_parts, load_initial_weights
-from recipes.tasks import task
+from recipes.common.task import make_task
 from tests.support.recipe_runs import (
     RECIPES,
     SGD,
@@ -66,7 +66,7 @@ def finetuned(**values):
 def test_frozen_parts_need_pretrained_weights():
     config = finetuned(unfrozen="head")
     with pytest.raises(ValueError, match="freeze the rest at random weights: set `init_from` too"):
-        freeze_parts(config, task(config).model())
+        freeze_parts(config, make_task(config).build_model())
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,16 @@ def test_frozen_parts_need_pretrained_weights():
 def test_a_start_that_is_not_there(values, text):
     config = finetuned(**values)
     with pytest.raises(ValueError, match=text):
-        load_initial_weights(config, task(config).model())
+        load_initial_weights(config, make_task(config).build_model())
 
 
 def test_weights_of_keras_applications(monkeypatch):
     config = finetuned(init_from="imagenet")
     config.data.made_shape = (32, 32, 3)
-    config.model.backbone, config.model.width = "applications:MobileNetV2", 0
+    config.model.backbone = "applications:MobileNetV2"
     config.model.options = {"alpha": 0.35}
     config.embedding_width, config.smallest_dim = 1280, 160
-    model = task(config).model()
+    model = make_task(config).build_model()
     asked, made = [], keras.applications.MobileNetV2
 
     def without_download(**options):

@@ -25,38 +25,67 @@ def get_config(name, mode="tiny", **changes):
     return config
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "resnet50_finetune", "cifar10_finetune"])
-def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_path):
-    config = get_config(name)
+def compiled_task(name, **changes):
+    """(task, compiled model) of a tiny configuration."""
+    config = get_config(name, **changes)
     keras.utils.set_random_seed(0)
     task = Task(config)
-    model = task.model()
+    model = task.build_model()
     model.compile(
         optimizer(config, model.trainable_variables),
         task.loss(),
         metrics=task.metrics(),
         jit_compile=True,
     )
-    data = task.train_data(config.batch_size, Sampling(config.seed))
+    return task, model
+
+
+def train_two_steps(task, model):
+    """Trains at static shapes; returns the logs."""
+    data = task.train_data(task.config.batch_size, Sampling(task.config.seed))
     assert all(None not in spec.shape for spec in data.element_spec)
-    before = [weight.numpy() for weight in model.trainable_variables]
-    history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
+    history = model.fit(data, steps_per_epoch=2, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"][0])
-    assert {f"top_1_d{dim}" for dim in task.dims} <= set(history)
+    assert {f"top1_d{dim}" for dim in task.dims} <= set(history)
+
+
+SLOW = ("resnet50_imagenet", "vit_b16_jft", "cifar10_vit", "resnet50_finetune", "cifar10_finetune")
+
+
+@pytest.fixture(
+    scope="module",
+    params=["cifar10_resnet", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
+)
+def trained(request):
+    """(task, model, its weights before training) of one configuration, shared by the tests."""
+    task, model = compiled_task(request.param)
+    before = [weight.numpy() for weight in model.trainable_variables]
+    train_two_steps(task, model)
+    return task, model, before
+
+
+def test_a_compiled_step_trains_every_weight(trained):
+    _, model, before = trained
     after = [weight.numpy() for weight in model.trainable_variables]
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
+
+def test_evaluators_measure_the_head_and_the_neighbours(trained):
+    task, model, _ = trained
     values = dict(task.evaluate(model))
-    assert [key for key in values if "linear" in key] == [f"top1/linear/{m}" for m in task.dims]
-    nearest = [f"top1/1nn/{m}" for m in task.dims.with_interpolated()]
-    assert [key for key in values if "1nn" in key] == nearest
-    validation = task.validation_data(config.batch_size)
+    assert list(values) == [
+        *(f"top1/linear/{dim}" for dim in task.dims),
+        *(f"top1/1nn/{dim}" for dim in task.dims.with_interpolated()),
+    ]
+    validation = task.validation_data(task.config.batch_size)
     checked = model.evaluate(validation, verbose=0, return_dict=True)
     for dim in task.dims:
-        np.testing.assert_allclose(values[f"top1/linear/{dim}"], checked[f"top_1_d{dim}"], atol=0.1)
+        np.testing.assert_allclose(values[f"top1/linear/{dim}"], checked[f"top1_d{dim}"], atol=0.1)
 
-    path = task.export(model, tmp_path / "model")
-    served = load(path)
+
+def test_the_exported_model_classifies_as_the_trained_one(trained, tmp_path):
+    task, model, _ = trained
+    served = load(task.export(model, tmp_path / "model"))
     images = task.source.test.images[:2].astype("float32")
     answer = served.signatures["classify"](**{served_input(served): images})["logits"]
     expected = model.predict_on_batch(images)[:, -1]
@@ -66,6 +95,22 @@ def test_a_compiled_step_trains_then_evaluates_exports_and_reloads(name, tmp_pat
 def served_input(served):
     (name,) = served.signatures["classify"].structured_input_signature[1]
     return name
+
+
+def test_arrays_of_a_run(trained):
+    """What a report reads: embeddings and logits of the same model, and a limited database."""
+    task, model, _ = trained
+    outputs = task.collect(model, ["logits", "labels", "embeddings"])
+    assert outputs.names == ("logits", "labels", "embeddings")
+    expected = model.predict_on_batch(task.test_images().images)
+    np.testing.assert_allclose(outputs["logits"], expected, rtol=1e-3, atol=1e-3)
+    assert outputs["embeddings"].shape == (16, task.dims.width)
+    assert task.class_names() == [f"class {i}" for i in range(4)]
+    limited = get_config("cifar10_resnet", evaluation={"database": 5})
+    some = Task(limited)
+    names = ["train_embeddings", "train_labels"]
+    found = some.collect(some.build_model(), names)
+    assert [len(found[name]) for name in names] == [5, 5]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -103,7 +148,7 @@ def test_ablations():
 @pytest.mark.parametrize("head", ["mrl_e", "ff"])
 def test_other_heads(head):
     task = Task(get_config("cifar10_resnet", head=head))
-    model = task.model()
+    model = task.build_model()
     assert model.output_shape == (None, 1 if head == "ff" else 4, 4)
     values = dict(task.evaluate(model))
     assert ("top1/linear/3" in values) == (head == "mrl_e")
@@ -111,25 +156,14 @@ def test_other_heads(head):
 
 
 def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_path):
-    config = get_config("cifar10_resnet", head="slimmable")
-    task = Task(config)
+    task, model = compiled_task("cifar10_resnet", head="slimmable")
     assert list(task.dims) == [4, 8, 12, 16]
-    model = task.model()
-    model.compile(
-        optimizer(config, model.trainable_variables),
-        task.loss(),
-        metrics=task.metrics(),
-        jit_compile=True,
-    )
-    data = task.train_data(config.batch_size, Sampling(config.seed))
-    history = model.fit(data, steps_per_epoch=3, epochs=1, verbose=0).history
-    assert np.isfinite(history["loss"][0])
-    assert "top_1_d12" in history
+    train_two_steps(task, model)
     values = dict(task.evaluate(model))
     assert list(values) == [f"top1/{kind}/{m}" for kind in ("linear", "1nn") for m in task.dims]
     checked = model.evaluate(task.validation_data(16), verbose=0, return_dict=True)
     for dim in task.dims:
-        assert values[f"top1/linear/{dim}"] == pytest.approx(checked[f"top_1_d{dim}"])
+        assert values[f"top1/linear/{dim}"] == pytest.approx(checked[f"top1_d{dim}"])
     with pytest.raises(ValueError, match="has no prefixes to serve"):
         task.export(model, tmp_path)
 
@@ -162,7 +196,7 @@ def test_wrong_values_are_one_clear_error(changes, message):
     with pytest.raises(ValueError, match=message):
         task = Task(config)
         task.loss()
-        task.model()
+        task.build_model()
 
 
 def test_missing_data_set(tmp_path):
@@ -177,6 +211,7 @@ def test_unknown_mode():
             get_config(name, "huge")
 
 
+@pytest.mark.slow
 def test_input_pipeline_benchmark(tmp_path):
     from recipes.benchmarks import input_pipeline
 

@@ -23,7 +23,7 @@ SGD = (
     "--config.optimizer.learning_rate=0.05",
 )
 # One stage and M = 2, 4, 8: a graph of few variables is traced in less time.
-SMALL = RESNET, *SGD, "--config.model.options.filters=(8,)", "--config.model.width=8"
+SMALL = RESNET, *SGD, "--config.model.options.filters=(8,)", "--config.embedding_width=8"
 
 
 def start(script, *arguments, cwd=None, **variables):

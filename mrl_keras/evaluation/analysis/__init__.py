@@ -1,1 +1,1 @@
-"""What prefixes hold: disagreement, cosines, heat maps."""
+"""Analysis of prefixes: disagreement, cosines, heat maps."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mrl_keras.evaluation.classification.few_shot import checked_embeddings, unit_rows
+from mrl_keras.evaluation.checks import check_classes_known, checked_embeddings, unit_rows
 from mrl_keras.nesting import NestingDims
 
 
@@ -62,3 +62,29 @@ def cosine_spans(queries, documents, dims) -> dict[int, CosineSpan]:
         random = (everything - positive) / (count * (count - 1))
         spans[dim] = CosineSpan(float(positive / count), float(random))
     return spans
+
+
+def same_class_rows(labels, train_labels, seed: int = 0) -> np.ndarray:
+    """For each example the row of a random train example of its class.
+
+    Args:
+        labels: ints (examples,).
+        train_labels: ints (train examples,), with every class of `labels`.
+        seed: int. Default 0.
+
+    Returns:
+        ints (examples,).
+
+    Raises:
+        ValueError: a class that no train example has.
+
+    >>> same_class_rows([1, 0], [0, 1]).tolist()
+    [1, 0]
+    """
+    labels, train_labels = np.asarray(labels), np.asarray(train_labels)
+    check_classes_known(labels, train_labels)
+    generator, rows = np.random.default_rng(seed), np.empty(len(labels), int)
+    for label in np.unique(labels):
+        here = np.flatnonzero(labels == label)
+        rows[here] = generator.choice(np.flatnonzero(train_labels == label), len(here))
+    return rows

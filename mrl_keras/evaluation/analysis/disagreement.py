@@ -1,4 +1,4 @@
-"""Where prefixes disagree: classes that gain or lose with dims, who is right first, the oracle."""
+"""Where prefixes disagree: classes over the dims, the first right prefix, the oracle."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def class_trends(accuracy, tolerance: float = 0.0) -> dict[str, np.ndarray]:
 
     Args:
         accuracy: floats (classes, prefixes), as `class_accuracy` gives them.
-        tolerance: float, steps up to this are no change. Defaults to 0.
+        tolerance: float, steps up to this do not count. Defaults to 0.
 
     Returns:
         {trend: ints, the classes}; each class is in exactly one.

@@ -138,8 +138,8 @@ def _heat_maps(model, hooked, name, images, place, classes):
 def _recorded(layer, tape):
     """Yields a list that gets what `layer` computes meanwhile, watched by the tape.
 
-    The layer's `call` is shadowed, since a layer inside another one, or inside a tf_keras network,
-    is no tensor of the model's graph.
+    This replaces the layer's `call`: the output of a layer inside another layer, or inside a
+    tf_keras network, does not appear in the model's graph.
     """
     outputs, original, before = [], layer.call, layer.__dict__.get("call")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.evaluation.classification.neighbours import check_labels
+from mrl_keras.evaluation.checks import check_labels, checked_embeddings, unit_rows
 from mrl_keras.nesting import NestingDims
 
 
@@ -22,6 +22,21 @@ class FewShotAccuracy:
     half_width: float
 
 
+@dataclass(frozen=True)
+class ShotDraws:
+    """How the classes and shots of a few-shot evaluation are drawn.
+
+    Args:
+        ways: int, k, classes of each repeat. Default None, all classes of the held-out labels.
+        repeats: int, draws. Default 10.
+        seed: int. Default 0.
+    """
+
+    ways: int | None = None
+    repeats: int = 10
+    seed: int = 0
+
+
 def few_shot_accuracy(
     train_embeddings,
     train_labels,
@@ -29,13 +44,11 @@ def few_shot_accuracy(
     labels,
     dims,
     shots: int,
-    ways: int | None = None,
-    repeats: int = 10,
-    seed: int = 0,
+    draws: ShotDraws | None = None,
 ) -> dict[int, FewShotAccuracy]:
     """n-shot k-way accuracy of the nearest class mean at every prefix.
 
-    Each repeat draws `ways` classes and `shots` train examples of each; a class is the mean of its
+    Each repeat draws some classes and `shots` train examples of each; a class is the mean of its
     shots' L2-normalised prefixes, and a held-out example goes to the class of highest cosine. All
     prefixes see the same draws.
 
@@ -46,9 +59,7 @@ def few_shot_accuracy(
         labels: ints (examples,).
         dims: ints, ascending, the prefixes.
         shots: int, n, train examples of each class.
-        ways: int, k, classes of each repeat. By default all classes of `labels`.
-        repeats: int. Default 10.
-        seed: int. Default 0.
+        draws: `ShotDraws`: ways, repeats and seed. Default None, 10 draws of all classes.
 
     Returns:
         dict from dim to `FewShotAccuracy`.
@@ -67,13 +78,13 @@ def few_shot_accuracy(
 
     Source: arXiv 2205.13147, Section 5.1, Table 15.
     """
-    dims = NestingDims(dims)
+    dims, draws = NestingDims(dims), draws or ShotDraws()
     train, test = checked_embeddings(train_embeddings, dims), checked_embeddings(embeddings, dims)
     train_labels = check_labels(train_labels, train, "train_labels")
     labels = check_labels(labels, test, "labels")
-    shots, repeats = whole_number(shots, "`shots`"), whole_number(repeats, "`repeats`")
+    shots, repeats = whole_number(shots, "`shots`"), whole_number(draws.repeats, "`repeats`")
     classes = np.unique(labels)
-    ways = len(classes) if ways is None else whole_number(ways, "`ways`", least=2)
+    ways = len(classes) if draws.ways is None else whole_number(draws.ways, "`ways`", least=2)
     if ways > len(classes):
         raise ValueError(f"`ways` must not exceed the {len(classes)} classes. Received {ways}.")
     rows = {label: np.flatnonzero(train_labels == label) for label in classes}
@@ -82,7 +93,7 @@ def few_shot_accuracy(
             raise ValueError(
                 f"Each class needs `shots`={shots} train examples. Class {label} has {len(found)}."
             )
-    generator = np.random.default_rng(whole_number(seed, "`seed`", least=0))
+    generator = np.random.default_rng(whole_number(draws.seed, "`seed`", least=0))
     found = {dim: [] for dim in dims}
     for _ in range(repeats):
         drawn = np.sort(generator.choice(classes, ways, replace=False))
@@ -98,23 +109,3 @@ def few_shot_accuracy(
 def _summary(values):
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return FewShotAccuracy(float(values.mean()), float(1.96 * error))
-
-
-def unit_rows(array) -> np.ndarray:
-    """`array` with its last axis L2-normalised; zero vectors stay zero."""
-    norms = np.linalg.norm(array, axis=-1, keepdims=True)
-    return array / np.where(norms == 0.0, 1.0, norms)
-
-
-def checked_embeddings(embeddings, dims, name="embeddings") -> np.ndarray:
-    """Embeddings as finite float64 (examples, d) with at least one example and d >= dims."""
-    array = np.asarray(embeddings, "float64")
-    if array.ndim != 2 or not len(array) or array.shape[1] < dims.width:
-        raise ValueError(
-            f"`{name}` must be (examples, d) with an example and d at least {dims.width}. "
-            f"Received shape {array.shape}."
-        )
-    if not np.isfinite(array).all():
-        row = np.flatnonzero(~np.isfinite(array).all(axis=1))[0]
-        raise ValueError(f"`{name}` must be finite. Received NaN or inf in row {row}; remove it.")
-    return array

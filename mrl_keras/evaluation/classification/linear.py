@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.evaluation.classification.neighbours import check_classes_known, check_labels
+from mrl_keras.evaluation.checks import check_classes_known, check_labels, checked_logits
 from mrl_keras.nesting import NestingDims
 
 
@@ -34,21 +34,7 @@ def head_accuracy(nested_logits, labels, dims, top: int = 1) -> dict[int, float]
     >>> head_accuracy(logits, [1], dims=[4, 8])
     {4: 0.0, 8: 1.0}
     """
-    logits, dims = np.asarray(nested_logits), NestingDims(dims)
-    labels = check_labels(labels, logits, "labels")
-    if logits.ndim != 3 or logits.shape[1] != len(dims):
-        raise ValueError(
-            f"`nested_logits` must be (examples, {len(dims)} prefixes, classes) for the dims "
-            f"{list(dims)}. Received shape {logits.shape}."
-        )
-    if not len(logits) or np.isnan(logits).any():
-        what = "NaN" if len(logits) else "no example"
-        raise ValueError(f"`nested_logits` must hold numbers of at least one example, not {what}.")
-    classes = logits.shape[-1]
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"`labels` must lie from 0 to {classes - 1}. Received {labels.min()} to {labels.max()}."
-        )
+    logits, labels, dims = checked_logits(nested_logits, labels, dims)
     right = among_top(logits, labels, top).mean(axis=0)
     return {dim: float(value) for dim, value in zip(dims, right, strict=True)}
 

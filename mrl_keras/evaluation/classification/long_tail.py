@@ -1,4 +1,4 @@
-"""Long-tailed data as a stream, in the manner of FLUID: each example is tested, then learned."""
+"""Accuracy over a long-tailed stream: each example is tested, then learned (FLUID's protocol)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.evaluation.classification.few_shot import checked_embeddings, unit_rows
-from mrl_keras.evaluation.classification.neighbours import check_labels
+from mrl_keras.evaluation.checks import check_labels, checked_embeddings, unit_rows
 from mrl_keras.nesting import NestingDims
 
 _BLOCK = 256
@@ -92,6 +91,38 @@ def long_tail_accuracy(
         right = _stream(unit_rows(stream[:, :dim]), places, sums, np.isin(classes, pretrain_labels))
         found[dim] = _accuracy(right, labels, groups)
     return found
+
+
+def long_tailed_rows(labels, most: int = 1000, least: int = 10, seed: int = 0) -> np.ndarray:
+    """Rows of a long-tailed stream in a random order, drawn from labelled examples.
+
+    The classes' counts fall geometrically from `most` for the first class to `least` for the last,
+    at most what there is.
+
+    Args:
+        labels: ints (examples,).
+        most, least: ints, the most and the fewest examples of a class. Default 1000 and 10.
+        seed: int. Default 0.
+
+    Returns:
+        ints (rows,).
+
+    Raises:
+        ValueError: numbers below 1, or `least` above `most`.
+
+    >>> labels = np.repeat([0, 1, 2], 4)
+    >>> np.bincount(labels[long_tailed_rows(labels, most=4, least=1)]).tolist()
+    [4, 2, 1]
+    """
+    most, least = whole_number(most, "`most`"), whole_number(least, "`least`")
+    if least > most:
+        raise ValueError(f"`least` must not exceed `most`={most}. Received {least}.")
+    generator = np.random.default_rng(whole_number(seed, "`seed`", least=0))
+    classes, rows = np.unique(labels), []
+    for label, step in zip(classes, np.linspace(0.0, 1.0, len(classes)), strict=True):
+        here = generator.permutation(np.flatnonzero(labels == label))
+        rows.append(here[: round(most * (least / most) ** step)])
+    return generator.permutation(np.concatenate(rows))
 
 
 def _stream(stream, places, sums, seen):

@@ -5,25 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from mrl_keras.checks import whole_number
+from mrl_keras.evaluation.checks import check_classes_known, check_labels
 from mrl_keras.retrieval import exact_search
 
 
 def knn_accuracy(
-    train_embeddings,
-    train_labels,
-    embeddings,
-    labels,
-    dims,
-    k: int = 1,
-    metric: str = "cosine",
-    progress: bool = False,
-    top: int = 1,
+    train_embeddings, train_labels, embeddings, labels, dims, k: int = 1, top: int = 1
 ) -> dict[int, float]:
     """Accuracy of the k-nearest-neighbour vote at every prefix, all from one exact search.
 
-    With k = 1 this is the paper's 1-NN accuracy, computed like there on the L2-normalised
-    prefixes (Section 4.1, Tables 2 and 5). With k = top = 5 a query is right when one of its five
-    nearest neighbours is of its class.
+    Neighbours are those of highest cosine, each prefix normalised by itself. With k = 1 this is
+    the paper's 1-NN accuracy (Section 4.1, Tables 2 and 5). With k = top = 5 a query is right when
+    one of its five nearest neighbours is of its class.
 
     Args:
         train_embeddings: (train examples, d), the labelled database.
@@ -34,8 +27,6 @@ def knn_accuracy(
             (`NestingDims.with_interpolated`).
         k: how many neighbours vote. Default 1. A tie goes to the class whose nearest
             member is nearest.
-        metric: "cosine" (each prefix normalised by itself) or "dot". Default "cosine".
-        progress: bool, show a progress bar. Default False.
         top: a query is right when its class is among so many with the most votes, at most k.
             Default 1.
 
@@ -57,9 +48,7 @@ def knn_accuracy(
     """
     if whole_number(top, "`top`") > whole_number(k, "`k`"):
         raise ValueError(f"`top` must not exceed the k={k} neighbours. Received {top}.")
-    found = checked_neighbours(
-        train_embeddings, train_labels, embeddings, labels, dims, k, metric, progress
-    )
+    found = neighbour_labels(train_embeddings, train_labels, embeddings, labels, dims, k)
     labels = np.asarray(labels)
     return {
         dim: float(np.mean(among_votes(neighbours, labels, top)))
@@ -67,10 +56,10 @@ def knn_accuracy(
     }
 
 
-def checked_neighbours(
-    train_embeddings, train_labels, embeddings, labels, dims, k, metric="cosine", progress=False
+def neighbour_labels(
+    train_embeddings, train_labels, embeddings, labels, dims, k: int
 ) -> dict[int, np.ndarray]:
-    """Labels (queries, k) of the nearest neighbours at every prefix, nearest first.
+    """Labels (queries, k) of the nearest train examples at every prefix, nearest first.
 
     The arguments and the errors are those of `knn_accuracy`.
     """
@@ -83,7 +72,7 @@ def checked_neighbours(
     if not len(labels):
         raise ValueError("`embeddings` must hold at least one query. Received none.")
     check_classes_known(labels, train_labels)
-    found = exact_search(embeddings, train_embeddings, dims, k=k, metric=metric, progress=progress)
+    found = exact_search(embeddings, train_embeddings, dims, k=k)
     pairs = zip(found.dims, found.indices, strict=True)
     return {dim: train_labels[indices] for dim, indices in pairs}
 
@@ -126,26 +115,3 @@ def among_votes(neighbour_labels, labels, top: int = 1) -> np.ndarray:
     earlier = np.arange(neighbours.shape[1]) < place
     ahead = first & ((votes > own) | ((votes == own) & earlier))
     return mine.any(axis=1) & (ahead.sum(axis=1) < top)
-
-
-def check_labels(labels, embeddings, name) -> np.ndarray:
-    """`labels` as an int array with one entry for each row of `embeddings`."""
-    array = np.asarray(labels)
-    rows = len(np.asarray(embeddings))
-    if array.shape != (rows,) or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"`{name}` must be {rows} ints, one for each embedding. "
-            f"Received shape {array.shape} of dtype {array.dtype}."
-        )
-    return array
-
-
-def check_classes_known(labels, train_labels):
-    """Raises a ValueError that names the classes of `labels` which `train_labels` lacks."""
-    absent = np.setdiff1d(labels, train_labels)
-    if len(absent):
-        raise ValueError(
-            f"{len(absent)} classes of `labels` have no train example, the first of them "
-            f"{absent[:5].tolist()}: they can't be found. Give train examples of every class, or "
-            "leave these examples out."
-        )

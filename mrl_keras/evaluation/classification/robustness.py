@@ -1,4 +1,4 @@
-"""Accuracy on other domains, beside the clean run on the same classes."""
+"""Accuracy on images of another domain, beside clean images of the same classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mrl_keras.evaluation.classification.neighbours import check_labels
+from mrl_keras.evaluation.checks import check_labels
 from mrl_keras.nesting import NestingDims
 
 
@@ -141,7 +141,7 @@ def mapped_labels(labels, mapping: Mapping[int, int]) -> tuple[np.ndarray, np.nd
         (kept, classes): bools (examples,), and ints for the kept examples in their order.
 
     Raises:
-        ValueError: labels that are no ints, several classes for one label, or no example left.
+        ValueError: labels other than ints, several classes for one label, or no example left.
 
     >>> kept, classes = mapped_labels([4, 9, 4], {4: 0})
     >>> kept.tolist(), classes.tolist()

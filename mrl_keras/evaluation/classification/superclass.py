@@ -1,4 +1,4 @@
-"""Accuracy over groups of classes, by any class -> superclass map or a hierarchy of names."""
+"""Accuracy over groups of classes, given as a map or found in a hierarchy of names."""
 
 from __future__ import annotations
 

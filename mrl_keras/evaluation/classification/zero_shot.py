@@ -1,4 +1,4 @@
-"""Zero-shot classification of a dual encoder: classes are described by prompts, not by examples."""
+"""Zero-shot classification with a dual encoder: prompts describe the classes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrl_keras.evaluation.classification.few_shot import checked_embeddings, unit_rows
-from mrl_keras.evaluation.classification.neighbours import check_labels
+from mrl_keras.evaluation.checks import check_labels, checked_embeddings, unit_rows
 from mrl_keras.nesting import NestingDims
 
 TEMPLATES = (

@@ -1,4 +1,4 @@
-"""What retrieval costs in practice: index size, build time and search time at every prefix."""
+"""Measured cost of retrieval: index size, build time and search time at every prefix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.evaluation.classification.few_shot import checked_embeddings
+from mrl_keras.evaluation.checks import checked_embeddings
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval import (
     IndexOptions,

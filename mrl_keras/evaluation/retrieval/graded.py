@@ -1,4 +1,4 @@
-"""Retrieval of documents that are relevant to a degree, and of pairs that belong together."""
+"""nDCG of graded relevance, and recall of pairs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.evaluation.classification.neighbours import check_labels
+from mrl_keras.evaluation.checks import check_labels
 from mrl_keras.retrieval import exact_search
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.evaluation.classification.few_shot import checked_embeddings
-from mrl_keras.evaluation.classification.neighbours import check_labels
+from mrl_keras.evaluation.checks import check_labels, checked_embeddings
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval import (
     NestedIndex,

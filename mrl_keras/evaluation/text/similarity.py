@@ -1,10 +1,10 @@
-"""Sentence pairs: how well the cosine of two embeddings orders pairs as people do."""
+"""Cosines of sentence pairs, and their rank correlation with human scores."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mrl_keras.evaluation.classification.few_shot import checked_embeddings
+from mrl_keras.evaluation.checks import checked_embeddings
 from mrl_keras.nesting import NestingDims
 
 
@@ -67,6 +67,7 @@ def spearman(first, second, scores, dims) -> dict[int, float]:
     Raises:
         ValueError: shapes that don't fit, fewer than two pairs, non-finite numbers, or scores
             that are all equal.
+        ImportError: SciPy is missing.
 
     Example:
 
@@ -89,39 +90,11 @@ def spearman(first, second, scores, dims) -> dict[int, float]:
         raise ValueError(
             f"`scores` must differ for a rank correlation. All {len(scores)} are {scores[0]}."
         )
-    return {
-        dim: rank_correlation(row, scores)
-        for dim, row in zip(NestingDims(dims), np.round(cosines, 10), strict=True)
-    }
-
-
-def rank_correlation(one, other) -> float:
-    """Spearman's correlation of two arrays: Pearson's of their ranks.
-
-    Args:
-        one: numbers (n,).
-        other: numbers (n,).
-
-    Returns:
-        A float in [-1, 1]; NaN where all values of one array are equal.
-
-    Example:
-
-    >>> from mrl_keras.evaluation import rank_correlation
-    >>> rank_correlation([1.0, 2.0, 3.0], [1.0, 100.0, 10.0])
-    0.5
-    """
-    centred = [ranks - ranks.mean() for ranks in (average_ranks(one), average_ranks(other))]
-    scale = np.sqrt(np.prod([np.sum(ranks**2) for ranks in centred]))
-    return float(np.sum(centred[0] * centred[1]) / scale) if scale else float("nan")
-
-
-def average_ranks(values) -> np.ndarray:
-    """Ranks from 1 on, ascending; equal values share the mean of their ranks.
-
-    >>> average_ranks([0.3, 0.1, 0.3]).tolist()
-    [2.5, 1.0, 2.5]
-    """
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place.reshape(-1)]
+    try:
+        from scipy.stats import spearmanr
+    except ImportError as error:
+        raise ImportError('This needs SciPy: pip install "mrl_keras[data]"') from error
+    found = {}
+    for dim, row in zip(NestingDims(dims), np.round(cosines, 10), strict=True):
+        found[dim] = float(spearmanr(row, scores).statistic) if np.ptp(row) else float("nan")
+    return found

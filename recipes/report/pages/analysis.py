@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mrl_keras.evaluation import (
+    PanelStyle,
     class_accuracy,
     class_trends,
     cosine_spans,
@@ -208,7 +209,8 @@ def spans_page(study) -> Page:
     }
 
     def draw(path):
-        line_panels(path, {"": lines}, "dims", "positive less random cosine", list(study.dims))
+        style = PanelStyle(ticks=list(study.dims))
+        line_panels(path, {"": lines}, "dims", "positive less random cosine", style)
 
     figure = Figure("spans_figure", "Span of cosines over the dims", "Positive less random.",
                     "spans", draw)  # fmt: skip

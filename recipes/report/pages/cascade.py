@@ -7,7 +7,7 @@ import tqdm
 
 from mrl_keras.cascade import CurveOptions, cascade_curve
 from mrl_keras.cascade.curve import POLICIES
-from mrl_keras.evaluation import line_panels
+from mrl_keras.evaluation import PanelStyle, line_panels
 from recipes.report.pages.accuracy import linear_accuracy
 from recipes.report.parts import claims
 from recipes.report.parts.measured import Measured
@@ -118,7 +118,8 @@ def _figure(study, points):
 
     def draw(path):
         xlabel, ylabel = "expected dims", "top-1 accuracy (%)"
-        line_panels(path, panels, xlabel, ylabel, list(study.dims), share_y=True)
+        style = PanelStyle(ticks=list(study.dims), share_y=True)
+        line_panels(path, panels, xlabel, ylabel, style)
 
     return Figure(
         "cascade_figure", "Accuracy against expected dims (Figure 6)",

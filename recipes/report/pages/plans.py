@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import tqdm
 
-from mrl_keras.evaluation import adaptive_grid, line_panels, plan_retrieval_table
-from mrl_keras.evaluation.retrieval.tables import shortlist_lengths
+from mrl_keras.evaluation import (
+    PanelStyle,
+    adaptive_grid,
+    line_panels,
+    plan_retrieval_table,
+    shortlist_lengths,
+)
 from mrl_keras.retrieval import (
     NestedIndex,
     SearchPlan,
@@ -126,7 +131,8 @@ def _plan_figure(study, plans, ks):
     lines = {name: line for name, line in lines.items() if line}
 
     def draw(path):
-        line_panels(path, {"": lines}, "MFLOPs for each query", f"{top} (%)", log_base=10)
+        style = PanelStyle(log_base=10)
+        line_panels(path, {"": lines}, "MFLOPs for each query", f"{top} (%)", style)
 
     return Figure(
         "plans_figure", f"{top} against cost (Figure 8)",

@@ -6,7 +6,7 @@ import numpy as np
 import tqdm
 
 from mrl_keras.data.image.corruptions import CORRUPTIONS
-from mrl_keras.evaluation import few_shot_accuracy
+from mrl_keras.evaluation import ShotDraws, few_shot_accuracy
 from recipes.report.parts import claims
 from recipes.report.parts.measured import Measured
 from recipes.report.parts.page import Page, Table, dims_figure, dims_table, record
@@ -60,7 +60,7 @@ def _few_shot(study, shots):
         def compute(run=run, arrays=arrays):
             accuracy = few_shot_accuracy(
                 arrays["train"], arrays["train_labels"], arrays["test"], arrays["labels"],
-                run.dims, shots, repeats=REPEATS,
+                run.dims, shots, ShotDraws(repeats=REPEATS),
             )  # fmt: skip
             return {"values": [accuracy[dim].mean for dim in run.dims]}
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from recipes.report.parts.measured import Measured, difference
 
-_TAG = re.compile(r"epoch_top_1_d(\d+)")
+_TAG = re.compile(r"epoch_top1_d(\d+)")
 
 
 def training_accuracy(study) -> dict[str, dict[int, Measured]]:

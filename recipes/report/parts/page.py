@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from mrl_keras.evaluation import line_panels
+from mrl_keras.evaluation import PanelStyle, line_panels
 from mrl_keras.files import atomic_file
 from recipes.report.parts.claims import Verdict
 from recipes.report.parts.measured import Measured
@@ -145,7 +145,7 @@ def dims_figure(
 
     Args:
         panels: {title: {system: {dim: `Measured`}}}.
-        options: for `line_panels`.
+        options: of `PanelStyle`.
     """
     points = {
         panel: {
@@ -158,7 +158,8 @@ def dims_figure(
     hollow = sorted(all_dims - set(trained))
 
     def draw(path):
-        line_panels(path, points, "dims", ylabel, list(trained), hollow, **options)
+        style = PanelStyle(ticks=list(trained), hollow=hollow, **options)
+        line_panels(path, points, "dims", ylabel, style)
 
     return Figure(name, title, says, table, draw)
 

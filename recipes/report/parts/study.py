@@ -11,13 +11,12 @@ import numpy as np
 import tqdm
 
 from mrl_keras import NestingDims
-from mrl_keras.data import class_names
 from mrl_keras.data.image.corruptions import CORRUPTIONS, corrupt
-from mrl_keras.evaluation import ResultCache
 from mrl_keras.retrieval import exact_search
 from recipes.common.training import load_trained, set_up_task
+from recipes.report.parts.cache import ResultCache
 from recipes.report.parts.runs import METHODS, TrainedRun
-from recipes.tasks.image_classification import encoder_of, head_logits
+from recipes.tasks.image_classification import encoder_of
 
 NEIGHBOURS = 100
 
@@ -123,14 +122,11 @@ class Study:
 
     def images(self):
         """The test images as `LabelledImages`, or None where the data set is streamed."""
-        return self._task().source.test
+        return self._task().test_images()
 
     def class_names(self) -> list[str]:
         """The classes, by number."""
-        source = self._task().source
-        if source.builder is None:
-            return [f"class {i}" for i in range(source.classes)]
-        return list(class_names(source.builder))
+        return self._task().class_names()
 
     def values(self, what, run, key, compute) -> dict[str, np.ndarray]:
         """Anything else computed of one run, cached by `key` and by the source of `compute`."""
@@ -169,19 +165,18 @@ class Study:
 
     def _embed(self, run):
         task, model = self._models(run)
-        encoder, head, data = encoder_of(model), model.get_layer("head"), run.run.config.data
-        test, labels = task.predict(encoder, task.source.test, data.eval_split)
-        most = self.options.database
-        train, train_labels = task.predict(encoder, task.source.train, data.train_split, most)
+        head = model.get_layer("head")
+        task.config.evaluation.database = self.options.database
+        outputs = task.collect(model)
         kernel = np.asarray(head.kernels[-1])
         bias = np.zeros(kernel.shape[1]) if head.biases is None else np.asarray(head.biases[-1])
         found = {
-            "train": train, "train_labels": train_labels, "test": test, "labels": labels,
-            "logits": head_logits(head, test), "kernel": kernel, "bias": bias,
+            "train": outputs["train_embeddings"], "train_labels": outputs["train_labels"],
+            "test": outputs["embeddings"], "labels": outputs["labels"],
+            "logits": outputs["logits"], "kernel": kernel, "bias": bias,
         }  # fmt: skip
-        if head.efficient:
-            between = [np.asarray(head.prefix_logits(test, d)) for d in self.dims.interpolated()]
-            found["between"] = np.stack(between, axis=1) if between else np.zeros((len(test), 0, 1))
+        if "interpolated_logits" in outputs:
+            found["between"] = outputs["interpolated_logits"]
         return found
 
     def _corrupt(self, run, count):
@@ -199,7 +194,7 @@ class Study:
                     for i in range(0, len(changed), batch)
                 ]
                 found.append(np.concatenate(parts))
-        logits = np.stack([head_logits(head, one) for one in found])
+        logits = np.stack([np.asarray(head(one)) for one in found])
         shape = (len(CORRUPTIONS), 5)
         return {
             "embeddings": np.stack(found).reshape(*shape, *found[0].shape),

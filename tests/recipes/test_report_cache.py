@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrl_keras.evaluation import ResultCache, cache, content_key
+from mrl_keras.evaluation import FewShotEvaluator, few_shot_accuracy
+from recipes.report.parts import cache
+from recipes.report.parts.cache import ResultCache, _content_key, call_content
 
 PARTS = {
     "weights": [np.arange(6.0).reshape(2, 3), np.ones(3, "float32")],
@@ -50,15 +52,15 @@ def changed(**change):
     ],
 )
 def test_any_other_content_is_another_key(other):
-    assert content_key("values", other) != content_key("values", PARTS)
+    assert _content_key("values", other) != _content_key("values", PARTS)
 
 
 def test_kind_and_version_are_in_the_key(monkeypatch):
-    key = content_key("values", PARTS)
-    assert content_key("arrays", PARTS) != key
+    key = _content_key("values", PARTS)
+    assert _content_key("arrays", PARTS) != key
     assert len(key) == 64
     monkeypatch.setattr(cache, "__version__", "0.0.0")
-    assert content_key("values", PARTS) != key
+    assert _content_key("values", PARTS) != key
 
 
 json_parts = st.recursive(
@@ -73,7 +75,7 @@ def test_keys_are_equal_exactly_where_the_content_is(one, other):
     same = repr(one) == repr(other) or json.dumps(one, sort_keys=True) == json.dumps(
         other, sort_keys=True
     )
-    assert (content_key("values", {"x": one}) == content_key("values", {"x": other})) == same
+    assert (_content_key("values", {"x": one}) == _content_key("values", {"x": other})) == same
 
 
 def test_arrays_are_computed_once(tmp_path):
@@ -155,6 +157,22 @@ def test_a_failed_computation_leaves_nothing(tmp_path):
 def test_refused_parts(parts, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         ResultCache(tmp_path).values(parts, lambda: 1)
+
+
+def test_the_content_of_a_call_is_its_name_and_its_arguments():
+    evaluator = call_content(FewShotEvaluator(shots=(1,)))
+    assert evaluator["called"] == "mrl_keras.evaluation.evaluators.FewShotEvaluator"
+    assert evaluator["options"] == {"shots": (1,), "ways": None, "repeats": 10, "seed": 0}
+    calls = [
+        evaluator,
+        call_content(FewShotEvaluator(shots=(1,), seed=1)),
+        call_content(few_shot_accuracy, shots=1),
+        call_content(few_shot_accuracy, shots=2),
+        call_content(call_content, shots=1),
+    ]
+    assert len({_content_key("values", call) for call in calls}) == len(calls)
+    with pytest.raises(ValueError, match="a name of its own.*lambda"):
+        call_content(lambda: 1)
 
 
 def test_refused_values(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mrl_keras.checks import as_int
-from mrl_keras.files import atomic_file
+from mrl_keras.files import atomic_file, write_json
 from mrl_keras.version import __version__
 
 
@@ -30,7 +31,7 @@ class ResultCache:
     Example:
 
     >>> import tempfile
-    >>> from mrl_keras.evaluation import ResultCache
+    >>> from recipes.report.parts.cache import ResultCache
     >>> calls = []
     >>> def embeddings():
     ...     calls.append("computed")
@@ -59,9 +60,9 @@ class ResultCache:
             compute: function without arguments that gives {name: array}.
 
         Raises:
-            ValueError: a part or an array that is none of these kinds.
+            ValueError: a part or an array of another kind.
         """
-        key = content_key("arrays", parts)
+        key = _content_key("arrays", parts)
         table, notes = self._path(key, "npz"), self._path(key, "json")
         found = _read_arrays(table, notes)
         if found is None:
@@ -70,7 +71,7 @@ class ResultCache:
                 np.savez(file, **found)
                 file.flush()
                 digest = _file_digest(path)
-            _write_json(notes, {"parts": _described(parts), "sha256": digest})
+            write_json(notes, {"parts": _described(parts), "sha256": digest})
         return found
 
     def values(self, parts: Mapping, compute: Callable[[], object]):
@@ -85,27 +86,51 @@ class ResultCache:
         Raises:
             ValueError: a part of another kind, or a value that JSON does not give back as it was.
         """
-        path = self._path(content_key("values", parts), "json")
+        path = self._path(_content_key("values", parts), "json")
         found = _read_value(path)
         if found is None:
             value = _plain(compute())
             found = {"value": value, "sha256": _text_digest(value)}
-            _write_json(path, {"parts": _described(parts), **found})
+            write_json(path, {"parts": _described(parts), **found})
         return found["value"]
 
     def _path(self, key, ending):
         return os.path.join(self.folder, f"{key}.{ending}")
 
 
-def content_key(kind: str, parts: Mapping) -> str:
+def call_content(called, **arguments) -> dict:
+    """A part of a key for the result of a call: what is called, and with what.
+
+    Args:
+        called: a function or a class, or an evaluator, whose options are then arguments too.
+        **arguments: what the call is given beside the arrays that other parts stand for.
+
+    Raises:
+        ValueError: a function without a name of its own, such as a lambda.
+
+    >>> from mrl_keras.evaluation import NearestNeighboursEvaluator
+    >>> call_content(NearestNeighboursEvaluator(ks=(5,)))["options"]
+    {'ks': (5,), 'tops': (1,)}
+    """
+    options = {}
+    if dataclasses.is_dataclass(called) and not isinstance(called, type):
+        called, options = type(called), dataclasses.asdict(called)
+    name = f"{called.__module__}.{called.__qualname__}"
+    if "<" in name:
+        raise ValueError(f"Only what has a name of its own can be part of a key. Received {name}.")
+    return {"called": name, "options": options, "arguments": arguments}
+
+
+def _content_key(kind: str, parts: Mapping) -> str:
     """SHA-256 of what a result is, what it depends on, and the package's version, 64 hex digits.
 
     Args:
         kind: what is kept, such as "arrays".
         parts: as for `ResultCache.arrays`. The order of a dict's names does not matter; that of a
-            list's elements does. True is not 1, 1 is not 1.0, and a list is no array.
+            list's elements does. True differs from 1, 1 from 1.0, and a list from
+            an array.
 
-    >>> content_key("values", {"seed": 0, "dims": [8, 16]}) == content_key(
+    >>> _content_key("values", {"seed": 0, "dims": [8, 16]}) == _content_key(
     ...     "values", {"dims": (8, 16), "seed": 0}
     ... )
     True
@@ -203,11 +228,6 @@ def _read_value(path):
         return found if found["sha256"] == _text_digest(found["value"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write_json(path, content):
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
 
 
 def _text_digest(value):
