@@ -1,8 +1,5 @@
 """Dual encoders: values, gradients over replicas, real towers, errors."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -15,26 +12,20 @@ from mrl_keras.models import (
     towers,
 )
 from tests.support.global_contrastive import DIMS, made_model, pairs, tower
+from tests.support.replica_runs import run_replicas
 
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one(tmp_path):
     """Weights, loss and accuracy after eight steps, negatives from both replicas."""
-    found = {}
-    for replicas in (1, 2):
-        path = tmp_path / f"{replicas}.npz"
-        command = [sys.executable, "-m", "tests.support.global_contrastive", str(replicas), path]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert process.returncode == 0, process.stderr[-3000:]
-        with np.load(path, allow_pickle=False) as saved:
-            found[replicas] = dict(saved)
-    one = found[1]
-    assert one.keys() == found[2].keys()
-    assert {"False/loss", "True/in_batch_top1_d4", "False/loss_d8"} <= one.keys()
-    assert one["False/loss"][-1] < one["False/loss"][0] - 0.1
-    for name, value in one.items():
-        np.testing.assert_allclose(found[2][name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+    found = run_replicas("global_contrastive", tmp_path / "found.npz")
+    assert {"False/loss", "True/in_batch_top1_d4", "False/loss_d8"} <= found.keys()
+    losses, _ = found["False/loss"]
+    assert losses[-1] < losses[0] - 0.1
+    for name, (one, two) in found.items():
+        np.testing.assert_allclose(two, one, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
 def test_logits_are_cosines_of_prefixes_over_the_temperature():

@@ -1,7 +1,7 @@
-"""Trains a dual encoder with 1 replica or with 2 CPU replicas and writes what came out.
+"""Trains a dual encoder with 1 replica and with 2 CPU replicas and writes what came out.
 
 Run as a process of its own, since devices are split before TensorFlow starts:
-`python -m tests.support.global_contrastive REPLICAS OUTPUT.npz`
+`python -m tests.support.global_contrastive OUTPUT.npz`
 """
 
 import sys
@@ -42,13 +42,8 @@ def pairs():
     return {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
 
 
-def main(replicas, path):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    devices = [f"CPU:{i}" for i in range(replicas)]
-    strategy = (
-        tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.get_strategy()
-    )
+def trained(strategy):
+    """Histories and final weights of training under a strategy, a dict of arrays."""
     results = {}
     for own in (False, True):
         with strategy.scope():
@@ -59,8 +54,16 @@ def main(replicas, path):
             results[f"{own}/{name}"] = np.array(values)
         for i, weight in enumerate(model.weights):
             results[f"{own}/{i}/{weight.name}"] = weight.numpy()
-    np.savez(path, **results)
+    return results
+
+
+def main(path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    found = {1: trained(tf.distribute.get_strategy()), 2: trained(two)}
+    np.savez(path, **{f"{n}/{name}": x for n, one in found.items() for name, x in one.items()})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(sys.argv[1])

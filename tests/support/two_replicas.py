@@ -1,7 +1,7 @@
-"""Trains one model with 1 replica or with 2 CPU replicas and writes what came out.
+"""Trains one model with 1 replica and with 2 CPU replicas and writes what came out.
 
 Run as a process of its own, since devices are split before TensorFlow starts:
-`python -m tests.support.two_replicas REPLICAS OUTPUT.npz`
+`python -m tests.support.two_replicas OUTPUT.npz`
 """
 
 import sys
@@ -15,13 +15,8 @@ from mrl_keras import MatryoshkaDense, MatryoshkaLoss, per_prefix
 DIMS = [2, 4, 8]
 
 
-def main(replicas, path):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    devices = [f"CPU:{i}" for i in range(replicas)]
-    strategy = (
-        tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.get_strategy()
-    )
+def trained(strategy):
+    """Histories and final weights of training under a strategy, a dict of arrays."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((32, 8)).astype("float32")
     labels = rng.integers(0, 5, 32)
@@ -43,8 +38,16 @@ def main(replicas, path):
             results[f"{efficient}/{name}"] = np.array(values)
         for weight in model.weights:
             results[f"{efficient}/{weight.name}"] = weight.numpy()
-    np.savez(path, **results)
+    return results
+
+
+def main(path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    found = {1: trained(tf.distribute.get_strategy()), 2: trained(two)}
+    np.savez(path, **{f"{n}/{name}": x for n, one in found.items() for name, x in one.items()})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(sys.argv[1])
