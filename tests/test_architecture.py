@@ -35,7 +35,6 @@ OPTIONAL = {
     "matplotlib",
     "official",
     "scann",
-    "scipy",
     "sklearn",
     "tensorflow_datasets",
     "tensorflow_text",
