@@ -12,7 +12,6 @@ SavedModel; and has a fresh process reload that and answer three queries.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import pathlib
@@ -29,25 +28,30 @@ if not __package__:  # started as a file
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
+from tqdm.auto import tqdm
 
 from mrl_keras import MatryoshkaLoss, NestingDims, per_prefix
-from mrl_keras.data import load_images
+from mrl_keras.data import evaluation_batches, load_images
 from mrl_keras.evaluation import (
     AccuracyTable,
-    head_accuracy,
-    knn_accuracy,
-    linear_probe_accuracy,
+    EvaluationPass,
+    LinearHeadEvaluator,
+    LinearProbeEvaluator,
+    NearestNeighboursEvaluator,
+    Outputs,
+    evaluate,
 )
 from mrl_keras.export import ServingOptions, export_saved_model
-from mrl_keras.files import atomic_file
+from mrl_keras.files import write_csv, write_text
 from mrl_keras.models import image_classifier, small_convnet
 from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 from recipes.common.arguments import ScriptParser
 from recipes.common.model_card import model_card
 from recipes.common.retrieval_comparison import compare_retrieval, retrieval_text
 
-KINDS = ("linear", "1-NN")
+METHODS = ("MRL", "MRL-E", "FF")
+KINDS = {"linear": "linear", "probe": "linear", "1nn": "1-NN"}
+"""What the table calls the values top1/NAME/DIM of the evaluators, by NAME."""
 
 
 def parse_arguments(arguments=None):
@@ -72,10 +76,9 @@ def parse_arguments(arguments=None):
             parser.error(f"--{name} must be above zero, not {getattr(options, name)}")
     try:
         options.dims = NestingDims.halving(options.width, options.smallest_dim)
+        shortlist_dim, shortlist, width = options.shortlist_dim, options.shortlist, options.width
         options.plan = SearchPlan.adaptive(
-            shortlist_dim=options.shortlist_dim,
-            shortlist=options.shortlist,
-            rerank_dim=options.width,
+            shortlist_dim=shortlist_dim, shortlist=shortlist, rerank_dim=width
         )
         options.plan.check_dims(options.dims)
     except ValueError as error:
@@ -91,10 +94,10 @@ class EpochBar(keras.callbacks.Callback):
         self.name, self.dims = name, dims
 
     def on_train_begin(self, logs=None):
-        self.bar = tqdm.tqdm(total=self.params["epochs"], desc=f"{self.name:6}", unit="epoch")
+        self.bar = tqdm(total=self.params["epochs"], desc=f"{self.name:6}", unit="epoch")
 
     def on_epoch_end(self, epoch, logs=None):
-        shown = {f"top-1@{dim}": logs[f"val_top_1_d{dim}"] for dim in {self.dims[0], self.dims[-1]}}
+        shown = {f"top-1@{dim}": logs[f"val_top1_d{dim}"] for dim in {self.dims[0], self.dims[-1]}}
         self.bar.set_postfix({key: f"{value:.3f}" for key, value in sorted(shown.items())})
         self.bar.update()
 
@@ -109,11 +112,11 @@ def train(name, data, dims, efficient, options):
     model = image_classifier(backbone, len(data.class_names), dims, efficient)
     steps = options.epochs * -(-len(data.train) // options.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
-    top_1 = keras.metrics.SparseCategoricalAccuracy(name="top_1")
+    top1 = keras.metrics.SparseCategoricalAccuracy(name="top1")
     model.compile(
         keras.optimizers.AdamW(schedule),
         loss=MatryoshkaLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
-        metrics=per_prefix(top_1, dims),
+        metrics=per_prefix(top1, dims),
     )
     model.fit(
         data.train.images,
@@ -130,14 +133,9 @@ def train(name, data, dims, efficient, options):
 def train_all(data, options):
     """{name: model} of MRL, MRL-E and one fixed feature model for each trained dim."""
     dims = options.dims
-    models = {
-        "MRL": train("MRL", data, dims, False, options),
-        "MRL-E": train("MRL-E", data, dims, True, options),
-    }
-    for dim in dims:
-        name = f"FF-{dim}"
-        models[name] = train(name, data, NestingDims([dim]), False, options)
-    return models
+    wanted = {"MRL": (dims, False), "MRL-E": (dims, True)}
+    wanted |= {f"FF-{dim}": (NestingDims([dim]), False) for dim in dims}
+    return {name: train(name, data, *prefixes, options) for name, prefixes in wanted.items()}
 
 
 def encoder_of(model):
@@ -145,46 +143,44 @@ def encoder_of(model):
     return keras.Model(model.input, model.get_layer("embedding").output, name="encoder")
 
 
-def accuracy_columns(name, model, data, dims):
-    """{column: {dim: accuracy}} of one model on the test split, and its embeddings.
+def collect_outputs(model, data):
+    """What evaluators read of one model: embeddings, labels and logits, as `Outputs`."""
+
+    def batches(images):
+        return evaluation_batches(images, 256, dtype=images.images.dtype.name)
+
+    encoder, head = encoder_of(model), model.get_layer("head")
+    return EvaluationPass.of_embeddings(
+        encoder.predict_on_batch,
+        batches(data.test),
+        head.nesting_dims,
+        train=batches(data.train),
+        head=head,
+        head_at=head.prefix_logits if head.efficient else None,
+        interpolated=head.nesting_dims.interpolated(),
+    ).collect()
+
+
+def evaluate_all(models, data, dims):
+    """(AccuracyTable on the test images, `Outputs` of the MRL model).
 
     Linear accuracy is the trained head's; at interpolated dims it is that of MRL-E's shared
     classifier, sliced, or of a logistic regression on MRL's frozen prefix.
     """
-    encoder = encoder_of(model)
-    train_x, test_x = (
-        encoder.predict(split.images, batch_size=256, verbose=0)
-        for split in (data.train, data.test)
-    )
-    head = model.get_layer("head")
-    trained = head.nesting_dims
-    logits = model.predict(data.test.images, batch_size=256, verbose=0)
-    linear = head_accuracy(logits, data.test.labels, trained)
-    between = trained.interpolated()
-    if head.efficient:
-        for dim in between:
-            one = np.asarray(head.prefix_logits(test_x, dim))[:, None]
-            linear |= head_accuracy(one, data.test.labels, [dim])
-    elif between:
-        arrays = train_x, data.train.labels, test_x, data.test.labels
-        linear |= linear_probe_accuracy(*arrays, between)
-    nearest = knn_accuracy(
-        train_x, data.train.labels, test_x, data.test.labels, sorted([*trained, *between])
-    )
-    return {f"{name} linear": linear, f"{name} 1-NN": nearest}, (train_x, test_x)
-
-
-def evaluate(models, data, options):
-    """(AccuracyTable, embeddings of the MRL model)."""
-    columns = {f"{name} {kind}": {} for kind in KINDS for name in ("MRL", "MRL-E", "FF")}
+    columns = {f"{name} {kind}": {} for kind in KINDS.values() for name in METHODS}
     for name, model in models.items():
-        column = "FF" if name.startswith("FF-") else name
-        found, embeddings = accuracy_columns(column, model, data, options.dims)
-        for key, values in found.items():
-            columns[key] |= values
+        method = "FF" if name.startswith("FF-") else name
+        outputs = collect_outputs(model, data)
+        values = list(evaluate(outputs, [LinearHeadEvaluator(), NearestNeighboursEvaluator()]))
+        if outputs.interpolated and "interpolated_logits" not in outputs:
+            between = Outputs(outputs.interpolated, outputs.arrays)
+            values += evaluate(between, [LinearProbeEvaluator()])
+        for value_name, value in values:
+            _, kind, dim = value_name.split("/")
+            columns[f"{method} {KINDS[kind]}"][int(dim)] = value
         if name == "MRL":
-            kept = embeddings
-    return AccuracyTable(columns, options.dims), kept
+            kept = outputs
+    return AccuracyTable(columns, dims), kept
 
 
 def build_index(train_x, data, options):
@@ -202,7 +198,8 @@ def export(model, index, table, options):
     """The folder of the exported version, and beside it the model's card."""
     name = f"{options.dataset.replace('/', '_')}_mrl"
     metrics = {
-        kind: {dim: table.columns[f"MRL {kind}"][dim] for dim in options.dims} for kind in KINDS
+        kind: {dim: table.columns[f"MRL {kind}"][dim] for dim in options.dims}
+        for kind in KINDS.values()
     }
     path = export_saved_model(
         options.output / "saved_models" / name,
@@ -213,10 +210,9 @@ def export(model, index, table, options):
         options=ServingOptions(metrics=metrics),
     )
     path = pathlib.Path(path)
-    with atomic_file(path.parent / "README.md") as temporary:
-        made_by = f"Recipe: `recipes/quickstart.py`; command: `{options.command}`"
-        about = f"A small convolutional network with an MRL head, trained on {options.dataset}"
-        pathlib.Path(temporary).write_text(model_card(path, about, made_by))
+    made_by = f"Recipe: `recipes/quickstart.py`; command: `{options.command}`"
+    about = f"A small convolutional network with an MRL head, trained on {options.dataset}"
+    write_text(path.parent / "README.md", model_card(path, about, made_by))
     return path
 
 
@@ -234,18 +230,9 @@ def ask_in_a_fresh_process(path, data):
     for row, line in zip(rows, process.stdout.splitlines(), strict=True):
         answer = json.loads(line)
         label = data.class_names[data.test.labels[row]]
-        shown = ", ".join(
-            f"{name} ({score:.3f})"
-            for name, score in zip(answer["ids"][:5], answer["scores"], strict=False)
-        )
+        pairs = zip(answer["ids"][:5], answer["scores"], strict=False)
+        shown = ", ".join(f"{name} ({score:.3f})" for name, score in pairs)
         print(f"  query {row} of class {label}: {shown}")
-
-
-def write_rows(path, rows):
-    with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main(arguments=None):
@@ -253,13 +240,8 @@ def main(arguments=None):
     options, parser = parse_arguments(arguments)
     started = time.perf_counter()
     try:
-        data = load_images(
-            options.dataset,
-            options.data_dir,
-            options.image_size,
-            options.max_examples,
-            seed=options.seed,
-        )
+        folder, size, most = options.data_dir, options.image_size, options.max_examples
+        data = load_images(options.dataset, folder, size, most, seed=options.seed)
     except ValueError as error:
         parser.error(str(error))
     print(
@@ -268,16 +250,17 @@ def main(arguments=None):
         f"{len(data.class_names)} classes; M = {list(options.dims)}"
     )
     models = train_all(data, options)
-    table, (train_x, test_x) = evaluate(models, data, options)
+    table, outputs = evaluate_all(models, data, options.dims)
     table.write_csv(options.output / "accuracy.csv")
-    panels = {kind: [f"{name} {kind}" for name in ("MRL", "MRL-E", "FF")] for kind in KINDS}
+    panels = {kind: [f"{name} {kind}" for name in METHODS] for kind in KINDS.values()}
     table.plot(options.output / "accuracy.png", panels, title=data.name)
     print(f"\nTop-1 accuracy (%) on the test images\n{table.to_text()}")
     print("~ interpolated: MRL-E slices its classifier; MRL has a probe on the frozen prefix")
 
-    index = build_index(train_x, data, options)
-    rows = compare_retrieval(index, options.plan, test_x, data.train.labels, data.test.labels)
-    write_rows(options.output / "retrieval.csv", rows)
+    index = build_index(outputs["train_embeddings"], data, options)
+    labels = outputs["train_labels"], outputs["labels"]
+    rows = compare_retrieval(index, options.plan, outputs["embeddings"], *labels)
+    write_csv(options.output / "retrieval.csv", rows)
     print(f"\nRetrieval of the {len(index)} training images\n{retrieval_text(rows)}")
 
     path = export(models["MRL"], index, table, options)

@@ -10,14 +10,12 @@ classes are left out. Writes robustness.csv (set, dim, shifted, clean, examples)
 directory: Table 17.
 """
 
+import json
 import os
 import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import csv
-import json
 
 if not __package__:  # started as a file
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
@@ -33,7 +31,7 @@ from mrl_keras.data import (
     read_split,
 )
 from mrl_keras.evaluation import class_mapping, collect, robustness_accuracy
-from mrl_keras.files import atomic_file
+from mrl_keras.files import write_csv
 from recipes.common.config_flags import define_workdir, run_main
 from recipes.common.run import Run
 from recipes.common.training import load_trained
@@ -57,7 +55,7 @@ def measure(run, names, split="test", renamed=None):
         raise ValueError("The run must be on a set of TFDS, which names its classes.")
     model.compile(jit_compile=run.config.jit_compile)
     own = class_names(task.source.builder)
-    clean = _logits(task, model, task.source.builder, run.config.data.eval_split)
+    clean = task.collect(model, ["logits", "labels"])
     sets, examples = [], {}
     for name in names:
         builder = image_set(name, run.config.data.data_dir or None)
@@ -66,6 +64,7 @@ def measure(run, names, split="test", renamed=None):
         kept = np.isin(labels, list(mapping))
         sets.append((name, logits[kept], labels[kept], mapping))
         examples[name] = int(kept.sum())
+    clean = clean["logits"], clean["labels"]
     return robustness_accuracy(np.asarray, clean, sets, task.dims), examples
 
 
@@ -91,13 +90,13 @@ def main(options):
             renamed = json.load(file)
     run = Run.open(options.workdir)
     found, examples = measure(run, options.sets, options.split, renamed)
-    with atomic_file(run.path("robustness.csv")) as path, open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["set", "dim", "shifted", "clean", "examples"])
-        for name, rows in found.items():
-            for dim, row in rows.items():
-                writer.writerow([name, dim, row.shifted, row.clean, examples[name]])
-                print(f"{name:24} {dim:6} {100 * row.shifted:8.2f} {100 * row.clean:8.2f}")
+    lines = []
+    for name, rows in found.items():
+        for dim, row in rows.items():
+            values = {"shifted": row.shifted, "clean": row.clean, "examples": examples[name]}
+            lines.append({"set": name, "dim": dim, **values})
+            print(f"{name:24} {dim:6} {100 * row.shifted:8.2f} {100 * row.clean:8.2f}")
+    write_csv(run.path("robustness.csv"), lines)
 
 
 def define_flags(values):

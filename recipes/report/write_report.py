@@ -1,13 +1,14 @@
 """A report of trained runs: the paper's tables and figures for their data, with verdicts.
 
     python recipes/report/write_report.py --runs runs/report --out runs/report-pages
+    python -m recipes.report.write_report --help
 
 Reads work directories of `train.py` (or folders that hold some; `train_runs.py` trains them all):
 MRL at least, and MRL-E, FF at every dim and other baselines where they are there. Writes README.md
 with a verdict for each claim of the paper, a page for each group of tables, a CSV file for each
 table and a PNG file for each figure. What is computed of a run is cached by content: a hash of its
-checkpoint, which holds weights and configuration, of all options and of the package's version.
-Remove the cache's folder after changing the package's evaluators.
+checkpoint, which holds weights and configuration, of what is called with which options, and of the
+package's version. Remove the cache's folder after changing the package's evaluators.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ if not __package__:  # started as a file
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 import tensorflow as tf
-import tqdm
+from tqdm.auto import tqdm
 
+from mrl_keras.files import write_text
 from recipes.common.arguments import ScriptParser
 from recipes.report.pages import (
     accuracy,
@@ -39,7 +41,7 @@ from recipes.report.pages import (
     transfer,
 )
 from recipes.report.parts.cache import ResultCache
-from recipes.report.parts.page import folder_bytes, write_text
+from recipes.report.parts.page import folder_bytes
 from recipes.report.parts.runs import find_runs
 from recipes.report.parts.study import Options, Study
 
@@ -93,7 +95,7 @@ def write_report(study, out, unfinished=(), command=""):
     start, study_start = time.time(), time.process_time()
     study.compute()
     pages = []
-    for page in tqdm.tqdm(PAGES, desc="Pages", unit="page"):
+    for page in tqdm(PAGES, desc="Pages", unit="page"):
         made = page(study)
         made.write(out)
         pages.append(made)

@@ -2,9 +2,15 @@ import csv
 import pathlib
 import subprocess
 import sys
+import types
 
+import keras
+import numpy as np
 import pytest
 
+from mrl_keras import NestingDims
+from mrl_keras.data import LabelledImages
+from mrl_keras.models import image_classifier
 from recipes import quickstart
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -22,6 +28,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_short_run_does_everything(tmp_path):
     arguments = ["--epochs=1", "--width=16", "--smallest_dim=8", f"--output={tmp_path}"]
     process = run(*arguments)
@@ -42,6 +49,34 @@ def test_a_short_run_does_everything(tmp_path):
     assert process.stdout.count("query ") == 3
 
 
+def test_the_table_has_trained_and_interpolated_dims():
+    rng = np.random.default_rng(0)
+    train, test = (
+        LabelledImages(rng.integers(0, 17, (n, 8, 8, 1), "uint8"), np.arange(n) % 2)
+        for n in (40, 20)
+    )
+    data, dims = types.SimpleNamespace(train=train, test=test), NestingDims([2, 4])
+    prefixes = {"MRL": (dims, False), "MRL-E": (dims, True), "FF-4": (NestingDims([4]), False)}
+
+    def model(dims, efficient):
+        images = keras.Input((8, 8, 1))
+        embedding = keras.layers.Dense(4, name="embedding")(keras.layers.Flatten()(images))
+        return image_classifier(keras.Model(images, embedding), 2, dims, efficient)
+
+    models = {name: model(*some) for name, some in prefixes.items()}
+    table, outputs = quickstart.evaluate_all(models, data, dims)
+    shown = {name: sorted(values) for name, values in table.columns.items()}
+    assert shown == {
+        "MRL linear": [2, 3, 4], "MRL-E linear": [2, 3, 4], "FF linear": [4],
+        "MRL 1-NN": [2, 3, 4], "MRL-E 1-NN": [2, 3, 4], "FF 1-NN": [4],
+    }  # fmt: skip
+    logits = keras.ops.convert_to_numpy(models["MRL"](test.images))
+    expected = (logits[:, 1].argmax(axis=-1) == test.labels).mean()
+    assert table.columns["MRL linear"][4] == pytest.approx(expected)
+    assert outputs["train_embeddings"].shape == (40, 4)
+
+
+@pytest.mark.slow
 def test_a_mistake_gives_one_clear_line_and_writes_nothing(tmp_path):
     process = run("--dataset=no_such_set", f"--output={tmp_path / 'out'}")
     assert process.returncode == 2

@@ -1,25 +1,41 @@
-"""A report of tiny runs on made data, from training to the pages; and its refusals."""
+"""A report of made outputs and, slowly, of tiny trained runs; its refusals; the runs it wants."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import pathlib
 import re
 import shutil
+import types
 
 import keras
+import numpy as np
 import pytest
+from absl import flags
 
+from mrl_keras.evaluation import Outputs, RetrievalEvaluator, evaluators
 from mrl_keras.files import write_json
 from recipes.common.run import Run
 from recipes.common.training import build_compiled_model, set_up_task, train
-from recipes.report import train_runs as report_runs
+from recipes.report import train_runs
 from recipes.report import write_report as report
+from recipes.report.parts import page
+from recipes.report.parts.cache import ResultCache
 from recipes.report.parts.page import anchor
 from recipes.report.parts.runs import budget_differences, find_runs
+from recipes.report.parts.study import Options, Study
+from tests.support.recipe_runs import RESNET, run_here
 
-RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
-CONFIG = RECIPES / "configs" / "cifar10_resnet.py"
+RUNS = {
+    "mrl_seed0": {"head": "mrl"},
+    "mrl_seed1": {"head": "mrl", "seed": 1},
+    "mrl_e_seed0": {"head": "mrl_e"},
+    "ff16_seed0": {"head": "ff", "ff_dim": 16},
+    "ff2_seed0": {"head": "ff", "ff_dim": 2},
+}
+ML_COLLECTIONS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+DIMS, BETWEEN, CLASSES = (2, 4, 8, 16), (3, 6, 12), 4
 
 
 def config_of(**changes):
@@ -30,32 +46,90 @@ def config_of(**changes):
     return config
 
 
-def saved(folder, **changes):
-    """A run whose last checkpoint holds the first weights: all that a report asks, in no time."""
-    run = Run(str(folder), config_of(**changes))
-    model = build_compiled_model(run.config, set_up_task(run.config))
-    run.checkpoints.save(model, run.config.steps)
-    write_json(run.path("config.json"), run.config.to_dict())
-    keras.backend.clear_session()
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """MRL of two seeds, MRL-E and FF at the widest dim and at one other, of one seed each."""
-    folder = tmp_path_factory.mktemp("runs")
-    train(config_of(head="mrl"), folder / "mrl_seed0", verbose=0)
-    saved(folder / "mrl_seed1", head="mrl", seed=1)
-    saved(folder / "mrl_e_seed0", head="mrl_e")
-    saved(folder / "ff16_seed0", head="ff", ff_dim=16)
-    train(config_of(head="ff", ff_dim=2), folder / "ff2_seed0", verbose=0)
+def folders(tmp_path_factory):
+    """Work directories whose last checkpoint is a file of one line."""
+    folder = tmp_path_factory.mktemp("folders")
+    for name, changes in RUNS.items():
+        run = Run(str(folder / name), config_of(**changes))
+        write_json(run.path("config.json"), run.config.to_dict())
+        path = pathlib.Path(run.checkpoints.path(run.config.steps))
+        path.parent.mkdir()
+        path.write_text(name)
     return folder
 
 
+class MadeTask:
+    """Outputs drawn from a seed, as a task of image classification gives them."""
+
+    def __init__(self, run):
+        self.dims, self.efficient = run.dims, run.method == "MRL-E"
+        self.between = () if run.method == "FF" else BETWEEN
+        self.seed, self.collected = run.seed, 0
+
+    def class_names(self):
+        return [f"class {i}" for i in range(CLASSES)]
+
+    def test_images(self):
+        return None
+
+    def collect(self, model):
+        self.collected += 1
+        rng = np.random.default_rng(self.seed)
+        labels, train_labels = np.arange(40) % CLASSES, np.arange(220) % CLASSES
+        directions = rng.normal(size=(CLASSES, DIMS[-1]))
+        test, train = (
+            (directions[y] + rng.normal(size=(len(y), DIMS[-1]))).astype("float32")
+            for y in (labels, train_labels)
+        )
+
+        def logits(dims):
+            return np.stack([test[:, :dim] @ directions[:, :dim].T for dim in dims], axis=1)
+
+        arrays = {"embeddings": test, "labels": labels, "logits": logits(self.dims)}
+        arrays |= {"train_embeddings": train, "train_labels": train_labels}
+        if self.efficient:
+            arrays["interpolated_logits"] = logits(self.between)
+        return Outputs(self.dims, arrays, self.between)
+
+
+class MadeStudy(Study):
+    """A study whose models are made."""
+
+    def _load_model(self, run):
+        task = MadeTask(run)
+        head = types.SimpleNamespace(kernels=[np.eye(16, CLASSES)], biases=None)
+        model = types.SimpleNamespace(layers=[], get_layer=lambda name: head)
+        return task, model
+
+    @property
+    def task(self):
+        return MadeTask(self.runs[0])
+
+
+def study_of(folders, cache):
+    options = Options(splits=3, probe_examples=60, timing=False)
+    return MadeStudy(find_runs([folders])[0], ResultCache(cache), options)
+
+
+def stub_figures_and_probes(patch):
+    """Pictures without matplotlib, probes without scikit-learn: the slow test has both."""
+    patch.setattr(
+        evaluators, "linear_probe_accuracy", lambda *given: dict.fromkeys(map(int, given[4]), 0.5)
+    )
+    picture = b"\x89PNG\r\n\x1a\n"
+    patch.setattr(page, "line_panels", lambda path, *_: path.write_bytes(picture))
+    for name in ("cascade", "plans"):
+        module = importlib.import_module(f"recipes.report.pages.{name}")
+        patch.setattr(module, "line_panels", lambda path, *_: path.write_bytes(picture))
+
+
 @pytest.fixture(scope="module")
-def pages(runs, tmp_path_factory):
-    out = tmp_path_factory.mktemp("out") / "pages"
-    arguments = ["--runs", str(runs), "--out", str(out), "--cache", str(runs / ".." / "cache")]
-    report.main([*arguments, "--splits", "3", "--corruption_examples", "8"])
+def made_pages(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "pages"
+    with pytest.MonkeyPatch.context() as patch:
+        stub_figures_and_probes(patch)
+        report.write_report(study_of(folders, out / ".." / "cache"), out, command="the command")
     return out
 
 
@@ -64,87 +138,102 @@ def records(path):
         return list(csv.DictReader(file))
 
 
-def test_index_has_verdicts_pages_cost_and_commands(pages):
-    text = (pages / "README.md").read_text()
-    assert text.startswith("# Report on made\n")
-    for heading in ("Claims of the paper", "Pages", "Runs and their cost", "Environment"):
-        assert f"## {heading}" in text
-    assert re.search(r"\| MRL is at least as accurate as FF .* \| \*\*(holds|does not)", text)
-    assert "| MRL | 0, 1 |" in text
-    assert "CPU hours in all" in text
-    assert "recipes/report/write_report.py --runs" in text
-    # What is not there is named with the run it wants.
-    assert "FF at 4, 8 dims wants runs with --config.ff_dim of these" in text
-    assert "slimmable networks want" in text
-
-
-def test_links_resolve_and_tables_are_whole(pages):
+def check_links_and_tables(pages):
     found = {path.name for path in pages.iterdir()}
     linked = set()
-    for page in pages.glob("*.md"):
-        text = page.read_text()
+    for path in pages.glob("*.md"):
+        text = path.read_text()
         for target in re.findall(r"\]\(([^)]+)\)", text):
             name, _, place = target.partition("#")
-            assert (pages / name).exists() or name.startswith("../"), f"{page.name}: {target}"
+            assert (pages / name).exists() or name.startswith("../"), f"{path.name}: {target}"
             linked.add(name)
             if place:
                 titles = re.findall(r"^#+ (.*)$", (pages / name).read_text(), re.M)
                 assert place in [anchor(title) for title in titles]
         for block in re.findall(r"(?:^\|.*\|$\n)+", text, re.M):
             widths = {line.count("|") for line in block.splitlines()}
-            assert len(widths) == 1, f"{page.name}: {block}"
+            assert len(widths) == 1, f"{path.name}: {block}"
         assert text.count("\n## ") == len(set(re.findall(r"\n## (.*)", text)))
     assert found - linked == set()
-
-
-def test_every_csv_parses_and_holds_what_the_page_shows(pages):
     for path in pages.glob("*.csv"):
         assert records(path), path
-    linear = records(pages / "linear.csv")
-    assert {row["system"] for row in linear} >= {"MRL", "MRL-E", "FF", "SVD", "Rand. LP", "JL, LP"}
+    for path in pages.glob("*.png"):
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_index_has_verdicts_pages_cost_and_commands(made_pages):
+    text = (made_pages / "README.md").read_text()
+    assert text.startswith("# Report on made\n")
+    for heading in ("Claims of the paper", "Pages", "Runs and their cost", "Environment"):
+        assert f"## {heading}" in text
+    assert re.search(r"\| MRL is at least as accurate as FF .* \| \*\*(holds|does not)", text)
+    assert "| MRL | 0, 1 |" in text
+    assert "CPU hours in all" in text
+    assert "the command\n```" in text
+    # What is not there is named with the run it wants.
+    assert "FF at 4, 8 dims wants runs with --config.ff_dim of these" in text
+    assert "slimmable networks want" in text
+
+
+def test_links_resolve_and_tables_are_whole(made_pages):
+    check_links_and_tables(made_pages)
+
+
+def test_every_csv_holds_what_the_page_shows(made_pages):
+    linear = records(made_pages / "linear.csv")
+    assert {row["system"] for row in linear} == {
+        "MRL", "MRL-E", "FF", "SVD", "Truncation", "Rand. LP", "PCA, LP", "JL, LP",
+    }  # fmt: skip
+    efficient = [int(row["dims"]) for row in linear if row["system"] == "MRL-E"]
+    assert efficient == sorted((*DIMS, *BETWEEN))
     mrl = [row for row in linear if row["system"] == "MRL"]
-    assert [row["dims"] for row in mrl] == ["2", "4", "8", "16"]
+    assert [int(row["dims"]) for row in mrl] == list(DIMS)
     for row in mrl:
         values = dict(part.split(":") for part in row["by_seed"].split(";"))
         assert set(values) == {"0", "1"}
         mean = sum(map(float, values.values())) / 2
         assert float(row["mean"]) == pytest.approx(mean, abs=1e-5)
-    first = records(pages / "first_right.csv")
+    first = records(made_pages / "first_right.csv")
     assert sum(float(row["mean"]) for row in first) == pytest.approx(1.0, abs=1e-5)
-    page = (pages / "accuracy.md").read_text()
-    assert f"{100 * float(mrl[0]['mean']):.2f} ±" in page
-    # The last epoch's accuracy comes from TensorBoard's files, where training wrote some.
-    fit = records(pages / "fit.csv")
-    assert {(row["system"], row["dims"]) for row in fit} == {
-        ("MRL", "2"), ("MRL", "4"), ("MRL", "8"), ("MRL", "16"), ("FF", "2"),
-    }  # fmt: skip
-    cascade = records(pages / "cascade.csv")
+    accuracy = (made_pages / "accuracy.md").read_text()
+    assert f"{100 * float(mrl[0]['mean']):.2f} ±" in accuracy
+    cascade = records(made_pages / "cascade.csv")
     dims = [float(row["mean"]) for row in cascade if row["measure"] == "expected_dim"]
     assert all(2.0 <= value <= 16.0 for value in dims)
 
 
-def test_pictures_are_pictures(pages):
-    pictures = list(pages.glob("*.png"))
-    assert len(pictures) >= 8
-    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in pictures)
+def test_values_are_those_of_the_evaluators(folders, tmp_path):
+    study = study_of(folders, tmp_path)
+    run = study.of("MRL")[1]
+    outputs, evaluator = MadeTask(run).collect(None), RetrievalEvaluator(ks=(5,))
+    measured = study.measured(evaluator)["retrieval/mAP@5"]["MRL"]
+    assert list(measured) == sorted((*DIMS, *BETWEEN))
+    for dim, value in measured.items():
+        assert value.by_seed[1] == dict(evaluator(outputs))[f"retrieval/mAP@5/{dim}"]
+        assert value.examples == 40
 
 
-def test_results_are_computed_once(runs, pages, monkeypatch, tmp_path):
+def test_outputs_and_values_are_computed_once(folders, made_pages, monkeypatch, tmp_path):
     """A second report reads the cache: it neither embeds, searches nor fits."""
 
     def never(*arguments, **options):
         raise AssertionError("computed again")
 
-    from recipes.report.pages import accuracy
-    from recipes.report.parts import study
-
-    monkeypatch.setattr(study.Study, "_embed", never)
-    monkeypatch.setattr(study, "exact_search", never)
-    monkeypatch.setattr(accuracy, "linear_probe_accuracy", never)
-    arguments = ["--runs", str(runs), "--out", str(tmp_path), "--cache", str(runs / ".." / "cache")]
-    report.main([*arguments, "--splits", "3", "--corruption_examples", "8"])
-    for path in pages.glob("*.csv"):
+    stub_figures_and_probes(monkeypatch)
+    monkeypatch.setattr(MadeTask, "collect", never)
+    for name in ("neighbour_labels", "linear_probe_accuracy", "cascade_curve"):
+        monkeypatch.setattr(evaluators, name, never)
+    report.write_report(study_of(folders, made_pages / ".." / "cache"), tmp_path)
+    for path in made_pages.glob("*.csv"):
         assert (tmp_path / path.name).read_text() == path.read_text()
+
+
+def test_another_option_is_computed_anew(folders, made_pages, tmp_path):
+    study = study_of(folders, made_pages / ".." / "cache")
+    study.options = dataclasses.replace(study.options, database=100)
+    task = study.model(study.runs[0])[0]
+    study.outputs(study.runs[0])
+    assert task.collected == 1
 
 
 def refused(capsys, runs, *arguments):
@@ -167,72 +256,107 @@ def copied(source, target, **changes):
     return target
 
 
-def test_folders_that_are_no_runs(runs, capsys, tmp_path):
+def test_folders_that_are_no_runs(folders, capsys, tmp_path):
     assert "is no run and holds none" in refused(capsys, [tmp_path])
-    assert "no finished MRL run among ['FF-2']" in refused(capsys, [runs / "ff2_seed0"])
-    empty = copied(runs / "mrl_seed0", tmp_path / "empty")
+    assert "no finished MRL run among ['FF-2']" in refused(capsys, [folders / "ff2_seed0"])
+    empty = copied(folders / "mrl_seed0", tmp_path / "empty")
     shutil.rmtree(empty / "checkpoints")
     assert "holds no checkpoint" in refused(capsys, [empty])
-    longer = copied(runs / "mrl_seed0", tmp_path / "longer", steps=8)
+    longer = copied(folders / "mrl_seed0", tmp_path / "longer", steps=8)
     assert "is at step 4 of 8" in refused(capsys, [longer])
-    assert find_runs([runs / "mrl_seed0", longer], skip_unfinished=True)[1] == ["longer"]
+    assert find_runs([folders / "mrl_seed0", longer], skip_unfinished=True)[1] == ["longer"]
 
 
-def test_runs_that_do_not_fit_together(runs, capsys, tmp_path):
-    other = copied(runs / "ff2_seed0", tmp_path / "other", data={"name": "cifar10"})
-    error = refused(capsys, [runs / "mrl_seed0", other])
+def test_runs_that_do_not_fit_together(folders, capsys, tmp_path):
+    other = copied(folders / "ff2_seed0", tmp_path / "other", data={"name": "cifar10"})
+    error = refused(capsys, [folders / "mrl_seed0", other])
     assert "different data" in error
     assert "data.name is 'cifar10' there and 'made' here" in error
-    twice = copied(runs / "mrl_seed0", tmp_path / "twice")
-    assert "are both MRL of seed 0" in refused(capsys, [runs / "mrl_seed0", twice])
-    smaller = copied(runs / "mrl_e_seed0", tmp_path / "smaller", smallest_dim=4)
-    assert "must have the same dims" in refused(capsys, [runs / "mrl_seed0", smaller])
-    error = refused(capsys, [runs / "mrl_seed0"], "--splits", "1")
+    twice = copied(folders / "mrl_seed0", tmp_path / "twice")
+    assert "are both MRL of seed 0" in refused(capsys, [folders / "mrl_seed0", twice])
+    smaller = copied(folders / "mrl_e_seed0", tmp_path / "smaller", smallest_dim=4)
+    assert "must have the same dims" in refused(capsys, [folders / "mrl_seed0", smaller])
+    error = refused(capsys, [folders / "mrl_seed0"], "--splits", "1")
     assert "--splits must be at least 2" in error
 
 
-def test_other_budgets_are_named(runs, tmp_path):
-    other = copied(runs / "ff2_seed0", tmp_path / "other", batch_size=8)
-    found, _ = find_runs([runs / "mrl_seed0", other])
+def test_other_budgets_are_named(folders, tmp_path):
+    other = copied(folders / "ff2_seed0", tmp_path / "other", batch_size=8)
+    found, _ = find_runs([folders / "mrl_seed0", other])
     wanted = ["FF-2 (seed 0): batch_size is 8 there and 16 here (MRL)"]
     assert budget_differences(found) == wanted
     # A run from before a setting was there is as one that leaves it empty.
     config = json.loads((other / "config.json").read_text())
     del config["init_from"]
     (other / "config.json").write_text(json.dumps(config))
-    assert budget_differences(find_runs([runs / "mrl_seed0", other])[0]) == wanted
+    assert budget_differences(find_runs([folders / "mrl_seed0", other])[0]) == wanted
 
 
-def test_the_runs_of_a_report():
-    given = ["--config", f"{CONFIG}:tiny", "--out", "runs", "--seeds", "0", "3", "--steps", "4"]
-    options = report_runs.parse_arguments([*given, "--set", "optimizer.warmup_steps=1"])
-    dims = report_runs.nested_dims(options.config)
-    assert dims == [2, 4, 8, 16]
-    found = report_runs.commands(options, dims)
+@ML_COLLECTIONS
+def test_the_runs_of_a_report(monkeypatch):
+    options = flags.FlagValues()
+    train_runs.define_flags(options)
+    given = ("--out=runs", "--seeds=0,3", "--config.steps=4", "--config.optimizer.warmup_steps=1")
+    monkeypatch.setattr("sys.argv", ["train_runs.py", RESNET, *given])  # ml_collections reads it
+    options(["train_runs.py", RESNET, *given])
+    found = train_runs.planned_runs(options)
     assert list(found)[:4] == ["mrl_seed0", "mrl_e_seed0", "ff16_seed0", "ff2_seed0"]
     assert len(found) == 2 * (2 + 4 + 1)
-    assert found["slim_seed0"][0] == "--config.head=slimmable"
-    assert found["ff8_seed3"] == [
-        "--config.head=ff", "--config.ff_dim=8", "--config.seed=3", "--config.steps=4",
-        "--config.optimizer.warmup_steps=1",
-    ]  # fmt: skip
+    assert found["slim_seed0"]["head"] == "slimmable"
+    assert found["ff8_seed3"] == {
+        "steps": 4, "optimizer.warmup_steps": 1, "head": "ff", "seed": 3, "ff_dim": 8,
+    }  # fmt: skip
 
 
-def test_finished_runs_are_not_trained_again(runs, monkeypatch, capsys):
+@ML_COLLECTIONS
+def test_finished_runs_are_not_trained_again(folders, monkeypatch):
     started = []
 
-    class Done:
-        returncode = 0
-
     def start(command, check):
-        started.append(next(part for part in command if part.startswith("--workdir")))
-        return Done
+        started.append(command[2:])
+        return types.SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(report_runs.subprocess, "run", start)
-    given = ["--config", f"{CONFIG}:tiny", "--out", str(runs), "--seeds", "0"]
-    three = ["--heads", "mrl", "mrl_e", "ff"]
-    report_runs.main([*given, "--steps", "4", "--dims", "2", "4", *three])
-    assert started == [f"--workdir={runs / 'ff4_seed0'}"]
-    assert "--steps 4 --dims 2 4 --heads" in (runs / "command.txt").read_text()
-    with pytest.raises(SystemExit, match="was trained with steps=4, not 8"):
-        report_runs.main([*given, "--steps", "8"])
+    monkeypatch.setattr(train_runs.subprocess, "run", start)
+    given = (RESNET, f"--out={folders}", "--seeds=0", "--dims=2,4", "--heads=mrl,mrl_e,ff")
+    run_here("report.train_runs", *given, "--config.steps=4")
+    assert started == [
+        [RESNET, f"--workdir={folders / 'ff4_seed0'}", "--evaluate=False", "--config.steps=4",
+         "--config.head=ff", "--config.seed=0", "--config.ff_dim=4"]
+    ]  # fmt: skip
+    assert "--dims=2,4 --heads=mrl,mrl_e,ff --config" in (folders / "command.txt").read_text()
+    with pytest.raises(SystemExit, match="was trained with steps=4, not 8. Choose another --out"):
+        run_here("report.train_runs", *given, "--config.steps=8")
+    with pytest.raises(SystemExit, match=r"--heads must be some of .* Received \['mlr'\]"):
+        run_here("report.train_runs", RESNET, f"--out={folders}", "--heads=mlr")
+    (folders / "command.txt").unlink()
+
+
+def save_untrained(folder, **changes):
+    """A run whose last checkpoint holds the first weights."""
+    run = Run(str(folder), config_of(**changes))
+    model = build_compiled_model(run.config, set_up_task(run.config))
+    run.checkpoints.save(model, run.config.steps)
+    write_json(run.path("config.json"), run.config.to_dict())
+    keras.backend.clear_session()
+
+
+@pytest.mark.slow
+def test_from_training_to_pages(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    for name, changes in (*RUNS.items(), ("slim_seed0", {"head": "slimmable"})):
+        if name in ("mrl_seed0", "ff2_seed0"):
+            train(config_of(**changes), runs / name, verbose=0)
+        else:
+            save_untrained(runs / name, **changes)
+    given = ["--runs", str(runs), "--cache", str(tmp_path / "cache"), "--splits", "3"]
+    report.main([*given, "--out", str(out), "--corruption_examples", "8"])
+    check_links_and_tables(out)
+    assert "write_report.py --runs" in (out / "README.md").read_text()
+    names = {path.name for path in out.iterdir()}
+    assert {"grad_cam.csv", "outside.csv", "robustness_kinds.csv"} <= names
+    assert len(list(out.glob("*.png"))) >= 8
+    assert {row["system"] for row in records(out / "nearest.csv")} >= {"MRL", "FF", "Slimmable"}
+    # The last epoch's accuracy comes from TensorBoard's files, where training wrote some.
+    assert {(row["system"], row["dims"]) for row in records(out / "fit.csv")} == {
+        ("MRL", "2"), ("MRL", "4"), ("MRL", "8"), ("MRL", "16"), ("FF", "2"),
+    }  # fmt: skip

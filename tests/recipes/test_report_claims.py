@@ -62,6 +62,12 @@ def test_at_least_as_accurate(ours, holds, text):
     assert found.verdict == ("holds" if holds else "does not hold here")
 
 
+def test_mrl_against_ff_needs_ff():
+    systems = {"MRL": {2: shares(80)}, "FF": {2: shares(60)}}
+    assert [found.holds for found in claims.mrl_against_ff("C", systems)] == [True]
+    assert claims.mrl_against_ff("C", {"MRL": {2: shares(80)}}) == []
+
+
 def test_better_at_the_lowest():
     theirs = {2: shares(60), 4: shares(90)}
     assert claims.better_at_the_lowest("", {2: shares(80), 4: shares(10)}, theirs).holds
@@ -135,10 +141,16 @@ def test_why_below(fit, text):
 
 
 def test_joint_thresholds_meet_greedy_ones_at_the_dims_that_they_spend():
-    # (policies, dims, splits, measures): accuracy, expected dim and two that do not matter here.
-    values = np.zeros((2, 3, 1, 4))
-    values[0, :, 0, :2] = [[0.5, 2.0], [0.7, 4.0], [0.8, 8.0]]
-    values[1, :, 0, :2] = [[0.5, 2.0], [0.6, 3.5], [0.9, 9.0]]
-    assert cascade.greedy_at_equal_dims(values, 1) == pytest.approx([0.65])
-    assert cascade.greedy_at_equal_dims(values, 2) == pytest.approx([0.8])
-    assert cascade.joint_accuracy(values, 2) == pytest.approx([0.9])
+    values = {
+        "greedy": {"expected_dim": (2.0, 4.0, 8.0), "accuracy": (0.5, 0.7, 0.8)},
+        "joint": {"expected_dim": (2.0, 3.5, 9.0), "accuracy": (0.5, 0.6, 0.9)},
+    }
+    curve = {
+        f"cascade-{policy}/{measure}/{dim}": np.array([value])
+        for policy, measures in values.items()
+        for measure, found in measures.items()
+        for dim, value in zip((2, 4, 8), found, strict=True)
+    }
+    assert cascade.greedy_at_equal_dims(curve, 4) == pytest.approx([0.65])
+    assert cascade.greedy_at_equal_dims(curve, 8) == pytest.approx([0.8])
+    assert cascade.joint_accuracy(curve, 8) == pytest.approx([0.9])

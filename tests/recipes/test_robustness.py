@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mrl_keras.evaluation import RobustnessRow
 from recipes.common.run import Run
 from recipes.common.training import load_trained, train
 from recipes.report import robustness
@@ -63,6 +64,7 @@ def run(tmp_path_factory):
     return Run.open(workdir)
 
 
+@pytest.mark.slow
 def test_classes_are_matched_by_name(run, tmp_path):
     (tmp_path / "names.json").write_text(
         json.dumps({"own_names": {"low": ["a", "b"], "high": ["c", "d"]}})
@@ -90,8 +92,31 @@ def test_classes_are_matched_by_name(run, tmp_path):
         assert float(own["clean"]) == pytest.approx(low.mean())
 
 
+@pytest.mark.slow
 def test_clear_errors(run):
     with pytest.raises(ValueError, match="no class name in common"):
         robustness.measure(run, ["own_names"])
     with pytest.raises(ValueError, match="No image classification set is named 'nowhere'"):
         robustness.measure(run, ["nowhere"])
+
+
+def test_a_row_for_each_set_and_dim(tmp_path, monkeypatch, capsys):
+    rows = {2: RobustnessRow(0.25, 0.5), 4: RobustnessRow(0.5, 0.75)}
+    monkeypatch.setattr(robustness, "measure", lambda *_: ({"sketch": rows}, {"sketch": 8}))
+    (tmp_path / "config.json").write_text("{}")
+    options = types.SimpleNamespace(workdir=tmp_path, sets=["sketch"], split="test", renamed="")
+    robustness.main(options)
+    with open(tmp_path / "robustness.csv", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["set", "dim", "shifted", "clean", "examples"],
+            ["sketch", "2", "0.25", "0.5", "8"],
+            ["sketch", "4", "0.5", "0.75", "8"],
+        ]
+    assert capsys.readouterr().out.splitlines()[0].split() == ["sketch", "2", "25.00", "50.00"]
+
+
+def test_made_images_have_no_classes_to_match(monkeypatch):
+    task = types.SimpleNamespace(source=types.SimpleNamespace(builder=None))
+    monkeypatch.setattr(robustness, "load_trained", lambda run: (task, None))
+    with pytest.raises(ValueError, match="must be on a set of TFDS"):
+        robustness.measure(None, ["sketch"])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import tqdm
+from tqdm.auto import tqdm
 
-from mrl_keras.cascade import CurveOptions, cascade_curve
 from mrl_keras.cascade.curve import POLICIES
-from mrl_keras.evaluation import PanelStyle, line_panels
-from recipes.report.pages.accuracy import linear_accuracy
+from mrl_keras.evaluation import CascadeEvaluator, LinearHeadEvaluator, PanelStyle, line_panels
 from recipes.report.parts import claims
 from recipes.report.parts.measured import Measured
 from recipes.report.parts.page import Figure, Page, Table, record
@@ -18,9 +16,14 @@ SHOWN = {"greedy": "MRL cascade, greedy thresholds", "joint": "MRL cascade, join
 
 
 def page(study) -> Page:
-    curves = _curves(study)
+    evaluator = CascadeEvaluator(splits=study.options.splits)
+    sources = tqdm(study.sources("MRL"), desc="Cascades", unit="run")
+    curves = {source.seed: study.each(source, evaluator) for source in sources}
     points = {
-        policy: {dim: _measured(curves, policy, i) for i, dim in enumerate(study.dims)}
+        policy: {
+            dim: {name: _measured(curves, policy, name, dim) for name in MEASURES}
+            for dim in study.dims
+        }
         for policy in POLICIES
     }
     return Page(
@@ -40,32 +43,14 @@ def page(study) -> Page:
     )
 
 
-def _curves(study):
-    """{seed: floats (policies, dims, splits, measures)}."""
-    found = {}
-    runs = study.of("MRL").items()
-    for seed, run in tqdm.tqdm(runs, desc="Cascades", unit="run"):
-        arrays = study.of_test(run)
-
-        def compute(arrays=arrays):
-            options = CurveOptions(splits=study.options.splits)
-            rows = cascade_curve(arrays["logits"], arrays["labels"], study.dims, options)
-            values = np.array([[getattr(row, name) for name in MEASURES] for row in rows])
-            shape = (len(POLICIES), len(study.dims), *values.shape[1:])
-            return {"values": values.reshape(shape).swapaxes(2, 3)}
-
-        key = {"splits": study.options.splits}
-        found[seed] = study.values("cascade", run, key, compute)["values"]
-    return found
+def _at(curve, policy, measure, dim):
+    """Floats (splits,) of one early stop; `curve` is what `CascadeEvaluator.each` yields."""
+    return curve[f"cascade-{policy}/{measure}/{dim}"]
 
 
-def _measured(curves, policy, place):
-    """{measure: `Measured` over seeds, each the mean of its splits}, of one early stop."""
-    at = POLICIES.index(policy), place
-    return {
-        name: Measured({seed: float(v[at][:, i].mean()) for seed, v in curves.items()})
-        for i, name in enumerate(MEASURES)
-    }
+def _measured(curves, *at):
+    """`Measured` over seeds, each the mean of its splits."""
+    return Measured({seed: float(_at(curve, *at).mean()) for seed, curve in curves.items()})
 
 
 def _table(study, points, curves):
@@ -73,9 +58,9 @@ def _table(study, points, curves):
     header += ["expected dims", "summed dims", "that prefix alone (%)"]
     rows, records = [], []
     for policy, by_dim in points.items():
-        for place, (dim, found) in enumerate(by_dim.items()):
+        for dim, found in by_dim.items():
             over_splits = np.mean(
-                [v[POLICIES.index(policy), place, :, 0].std(ddof=1) for v in curves.values()]
+                [_at(curve, policy, "accuracy", dim).std(ddof=1) for curve in curves.values()]
             )
             costs = [found[name].text(1.0) for name in ("expected_dim", "cumulative_dim")]
             rows.append(
@@ -94,7 +79,7 @@ def _table(study, points, curves):
 
 
 def _figure(study, points):
-    alone = linear_accuracy(study)
+    alone = study.measured(LinearHeadEvaluator())["top1/linear"]
 
     def lines(cost):
         found = {}
@@ -117,9 +102,8 @@ def _figure(study, points):
     }
 
     def draw(path):
-        xlabel, ylabel = "expected dims", "top-1 accuracy (%)"
         style = PanelStyle(ticks=list(study.dims), share_y=True)
-        line_panels(path, panels, xlabel, ylabel, style)
+        line_panels(path, panels, "expected dims", "top-1 accuracy (%)", style)
 
     return Figure(
         "cascade_figure", "Accuracy against expected dims (Figure 6)",
@@ -129,48 +113,56 @@ def _figure(study, points):
 
 
 def _verdicts(study, curves, points):
+    width = study.dims.width
+
     def early_stops():
-        for place, found in enumerate(points["greedy"].values()):
-            gaps = [v[0, place, :, 0] - v[0, -1, :, 3] for v in curves.values()]
+        for dim, found in points["greedy"].items():
+            gaps = [
+                _at(curve, "greedy", "accuracy", dim)
+                - _at(curve, "greedy", "prefix_accuracy", width)
+                for curve in curves.values()
+            ]
             costs = found["expected_dim"].mean, found["cumulative_dim"].mean
             yield found["accuracy"], np.concatenate(gaps), *costs
 
+    def over_splits(of_curve):
+        """{dim: `Measured`} whose "seeds" are all splits of all seeds; both policies share them."""
+        return {
+            dim: Measured(
+                dict(
+                    enumerate(np.concatenate([of_curve(c, dim) for c in curves.values()]).tolist())
+                )
+            )
+            for dim in study.dims[1:]
+        }
+
     yield claims.fraction_of_the_dims(
         "The cascade reaches the full width's accuracy with a fraction of the dims (greedy)",
-        list(early_stops()), points["greedy"][study.dims.width]["prefix_accuracy"],
-        study.dims.width,
+        list(early_stops()), points["greedy"][width]["prefix_accuracy"], width,
     )  # fmt: skip
     yield claims.at_least_as_accurate(
         "Joint thresholds are at least as accurate as greedy ones at equal dims (not in the "
         "paper), within the noise over seeds and splits",
-        {dim: _over_splits(curves, study, dim, joint_accuracy) for dim in study.dims[1:]},
-        {dim: _over_splits(curves, study, dim, greedy_at_equal_dims) for dim in study.dims[1:]},
-    )
+        over_splits(joint_accuracy), over_splits(greedy_at_equal_dims),
+    )  # fmt: skip
 
 
-def joint_accuracy(values, place):
-    """Floats (splits,) of one early stop; `values` (policies, dims, splits, measures)."""
-    return values[POLICIES.index("joint"), place, :, MEASURES.index("accuracy")]
+def joint_accuracy(curve, dim):
+    """Floats (splits,) of the early stop `dim`."""
+    return _at(curve, "joint", "accuracy", dim)
 
 
-def greedy_at_equal_dims(values, place):
+def greedy_at_equal_dims(curve, dim):
     """Greedy's accuracy in each split at the dims that the joint thresholds spend there.
 
     Between greedy's own early stops it is interpolated: a random choice between the two for each
     image has that accuracy and those dims.
     """
-    accuracy, expected = MEASURES.index("accuracy"), MEASURES.index("expected_dim")
-    greedy, joint = (values[POLICIES.index(policy)] for policy in ("greedy", "joint"))
-    return np.array(
-        [
-            np.interp(joint[place, i, expected], greedy[:, i, expected], greedy[:, i, accuracy])
-            for i in range(values.shape[2])
-        ]
+    expected, accuracy = (
+        np.stack([v for name, v in curve.items() if name.startswith(f"cascade-greedy/{measure}/")])
+        for measure in ("expected_dim", "accuracy")
     )
-
-
-def _over_splits(curves, study, dim, of_splits):
-    """A `Measured` whose "seeds" are all splits of all seeds, which both policies share."""
-    place = study.dims.index(dim)
-    values = [value for v in curves.values() for value in of_splits(v, place)]
-    return Measured(dict(enumerate(map(float, values))))
+    spent = _at(curve, "joint", "expected_dim", dim)
+    return np.array(
+        [np.interp(spent[i], expected[:, i], accuracy[:, i]) for i in range(len(spent))]
+    )

@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from mrl_keras.evaluation import grad_cam, overlay
-from mrl_keras.files import atomic_file
+from mrl_keras.plots import new_figure, save_figure
+from recipes.report.parts.cache import call_content
 from recipes.report.parts.measured import Measured
-from recipes.report.parts.page import Figure, Page, dims_table
+from recipes.report.parts.page import Figure, Page, dims_table, not_measured
 
 SHOWN, COMPARED = 6, 256
 
 
 def page(study) -> Page:
     slug, title = "grad_cam", "Where the prefixes look (Figure 9)"
-    if study.images() is None:
-        sentence = "heat maps want a data set in memory (`data.in_memory`)."
-        return Page(slug, title, "Not measured.", left_out=[sentence])
+    test = study.task.test_images()
+    if test is None:
+        wants = "heat maps want a data set in memory (`data.in_memory`)."
+        return not_measured(slug, title, wants)
     seed, run = min(study.of("MRL").items())
     layer = _last_maps(study.model(run)[1])
     if layer is None:
-        sentence = "heat maps want a backbone with a layer (batch, rows, columns, channels)."
-        return Page(slug, title, "Not measured.", left_out=[sentence])
-    arrays, images = study.of_test(run), study.images().images
+        wants = "heat maps want a backbone with a layer (batch, rows, columns, channels)."
+        return not_measured(slug, title, wants)
+    arrays, images = study.outputs(run), test.images
     named = arrays["logits"].argmax(axis=-1)
     rows = _chosen(named, arrays["labels"])
 
@@ -34,8 +36,9 @@ def page(study) -> Page:
             found[name] = np.stack(maps, axis=1)
         return found
 
-    maps = study.values("grad_cam", run, {"rows": rows.tolist(), "compared": COMPARED}, compute)
-    names = study.class_names()
+    key = call_content(grad_cam, layer=layer, rows=rows.tolist(), compared=COMPARED)
+    maps = study.arrays(study.source(run), key, compute)
+    names = study.task.class_names()
     labels = [names[label] for label in arrays["labels"][rows]]
     pictures = overlay(
         np.repeat(images[rows], len(study.dims), axis=0),
@@ -91,13 +94,8 @@ def _likeness(maps, dims, seed):
 
 
 def _draw(path, images, labels, pictures, titles, dims):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
     size = len(images), len(dims) + 1
-    figure = Canvas(figsize=(1.25 * size[1], 1.4 * size[0]), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(*size, squeeze=False)
+    figure, axes = new_figure((1.25 * size[1], 1.4 * size[0]), columns=size[1], rows=size[0])
     for i, row in enumerate(axes):
         cells = [(images[i], labels[i]), *zip(pictures[i], titles[i], strict=True)]
         for axis, (picture, title) in zip(row, cells, strict=True):
@@ -106,5 +104,4 @@ def _draw(path, images, labels, pictures, titles, dims):
             axis.set(xticks=[], yticks=[])
     for axis, text in zip(axes[-1], ("image", *(f"{dim} dims" for dim in dims)), strict=True):
         axis.set_xlabel(text, fontsize=9)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+    save_figure(figure, path, dpi=100)

@@ -1,11 +1,11 @@
-"""What searches cost in practice: index size, build time and search time (Tables 19 to 21)."""
+"""The cost of searches in practice: index size, build time and search time (Tables 19 to 21)."""
 
 from __future__ import annotations
 
-import tqdm
+from tqdm.auto import tqdm
 
 from mrl_keras.evaluation import retrieval_cost
-from recipes.report.parts.page import Page, Table
+from recipes.report.parts.page import Page, Table, not_measured
 
 SHOWN = {"exact": "exact", "hnsw": "HNSW32 (FAISS)", "scann": "ScaNN"}
 K, REPEATS, QUERIES, LOWEST, ROWS = 10, 3, 2_000, 8, 1_000
@@ -14,18 +14,19 @@ K, REPEATS, QUERIES, LOWEST, ROWS = 10, 3, 2_000, 8, 1_000
 def page(study) -> Page:
     slug, title = "in_practice", "Retrieval cost in practice (Tables 19 to 21)"
     if not study.options.timing:
-        return Page(slug, title, "Not measured.", left_out=["times want --timing."])
+        return not_measured(slug, title, "times want --timing.")
     seed, run = min(study.of("MRL").items())
-    arrays = study.of_test(run)
-    rows, queries = len(arrays["train"]), arrays["test"][:QUERIES]
+    outputs = study.outputs(run)
+    database, queries = outputs["train_embeddings"], outputs["embeddings"][:QUERIES]
+    rows = len(database)
     if rows < ROWS:
-        sentence = f"times of {rows} rows say nothing; they want at least {ROWS:,} training images."
-        return Page(slug, title, "Not measured.", left_out=[sentence])
+        wants = f"times of {rows} rows say nothing; they want at least {ROWS:,} training images."
+        return not_measured(slug, title, wants)
     costs, left_out = [], []
     dims = [dim for dim in study.dims if dim >= LOWEST] or [study.dims.width]
-    for system in tqdm.tqdm(SHOWN, desc="Retrieval cost", unit="system"):
+    for system in tqdm(SHOWN, desc="Retrieval cost", unit="system"):
         try:
-            costs += retrieval_cost(queries, arrays["train"], dims, [system], K, REPEATS)
+            costs += retrieval_cost(queries, database, dims, [system], K, REPEATS)
         except ImportError as error:
             left_out.append(f"{SHOWN[system]}: {error}")
     header = ["system", "dims", "MB", "build (s)", "µs a query", f"recall@{K} (%)"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-import tqdm
 
-from mrl_keras.evaluation import LongTailAccuracy, long_tail_accuracy
+from mrl_keras.evaluation import LongTailEvaluator, long_tailed_rows
 from recipes.report.parts import claims
 from recipes.report.parts.measured import Measured
 from recipes.report.parts.page import Page, dims_figure, dims_table
@@ -25,16 +22,11 @@ GROUPS = {
 
 def page(study) -> Page:
     slug, title = "long_tail", "Long-tailed stream (Table 16)"
-    arrays = study.of_test(study.runs[0])
-    stream, known = long_tailed(arrays["labels"])
-    found = _accuracies(study, stream, known)
+    labels = study.first["labels"]
+    examples, known = len(long_tailed_rows(labels, MOST, LEAST)), len(np.unique(labels)[::2])
+    measured = study.measured(LongTailEvaluator(MOST, LEAST, HEAD_ABOVE))
     shown = {
-        name: {
-            system: {dim: Measured(v[name]) for dim, v in by_dim.items()}
-            for system, by_dim in found.items()
-        }
-        for name in GROUPS
-        if not np.isnan(next(iter(found["MRL"][study.dims[0]][name].values())))
+        name: measured[f"long_tail/{name}"] for name in GROUPS if f"long_tail/{name}" in measured
     }
     parts = [
         dims_table(
@@ -49,63 +41,21 @@ def page(study) -> Page:
         "How many dims a stream of few and many examples can use.", "long_tail_overall", panels,
         study.dims, "accuracy (%)",
     ))  # fmt: skip
-    verdicts = []
-    if "FF" in shown["overall"]:
-        columns = {
-            system: {dim: Measured(v.by_seed, examples=len(stream)) for dim, v in by_dim.items()}
-            for system, by_dim in shown["overall"].items()
-        }
-        verdicts.append(claims.at_least_as_accurate(
-            "MRL is at least as accurate as FF over a long-tailed stream, within the noise",
-            columns["MRL"], columns["FF"],
-        ))  # fmt: skip
+    of_stream = {
+        system: {dim: Measured(v.by_seed, examples=examples) for dim, v in by_dim.items()}
+        for system, by_dim in shown["overall"].items()
+    }
+    verdicts = claims.mrl_against_ff(
+        "MRL is at least as accurate as FF over a long-tailed stream, within the noise", of_stream
+    )
     return Page(
         slug,
         title,
-        f"{len(stream):,} test images as a stream, from {MOST:,} of the most frequent class down "
+        f"{examples:,} test images as a stream, from {MOST:,} of the most frequent class down "
         f"to {LEAST} of the rarest where there are so many; each is classified by the nearest "
-        f"class mean and then learned. The means of {len(known)} classes start with their "
+        f"class mean and then learned. The means of {known} classes start with their "
         "training images, the other classes are novel to the means (the network was trained on "
         f"all). Head: more than {HEAD_ABOVE} images in the stream.",
         parts,
         verdicts,
     )
-
-
-def long_tailed(labels):
-    """(rows of the stream in a fixed random order, the classes known before it).
-
-    Class counts fall geometrically from `MOST` to `LEAST`, at most what there is; every second
-    class is known.
-    """
-    generator = np.random.default_rng(0)
-    classes = np.unique(labels)
-    steps = np.linspace(0.0, 1.0, len(classes))
-    rows = []
-    for label, step in zip(classes, steps, strict=True):
-        here = generator.permutation(np.flatnonzero(labels == label))
-        rows.append(here[: round(MOST * (LEAST / MOST) ** step)])
-    return generator.permutation(np.concatenate(rows)), classes[::2]
-
-
-def _accuracies(study, stream, known):
-    """{system: {dim: {group: {seed: accuracy}}}}."""
-    names, found = [field.name for field in dataclasses.fields(LongTailAccuracy)], {}
-    runs = [run for run in study.runs if run.method in study.systems()]
-    for run in tqdm.tqdm(runs, desc="Long-tailed streams", unit="run"):
-        arrays = study.of_test(run)
-
-        def compute(run=run, arrays=arrays):
-            start = np.isin(arrays["train_labels"], known)
-            accuracy = long_tail_accuracy(
-                arrays["test"][stream], arrays["labels"][stream], run.dims,
-                arrays["train"][start], arrays["train_labels"][start], HEAD_ABOVE,
-            )  # fmt: skip
-            return {n: np.array([getattr(accuracy[dim], n) for dim in run.dims]) for n in names}
-
-        key = {"most": MOST, "least": LEAST, "head_above": HEAD_ABOVE}
-        for name, values in study.values("long_tail", run, key, compute).items():
-            for dim, value in zip(run.dims, values.tolist(), strict=True):
-                by_dim = found.setdefault(run.method, {}).setdefault(dim, {})
-                by_dim.setdefault(name, {})[run.seed] = value
-    return {system: dict(sorted(by_dim.items())) for system, by_dim in found.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
-import tqdm
+from tqdm.auto import tqdm
 
 from mrl_keras.evaluation import (
     PanelStyle,
@@ -12,15 +14,10 @@ from mrl_keras.evaluation import (
     plan_retrieval_table,
     shortlist_lengths,
 )
-from mrl_keras.retrieval import (
-    NestedIndex,
-    SearchPlan,
-    TuningOptions,
-    labels_at,
-    tune,
-)
+from mrl_keras.retrieval import NestedIndex, SearchPlan, TuningOptions, labels_at, tune
 from mrl_keras.retrieval.metrics import average_precision
 from recipes.report.parts import claims
+from recipes.report.parts.cache import call_content
 from recipes.report.parts.measured import Measured
 from recipes.report.parts.page import Figure, Table, record
 
@@ -39,25 +36,28 @@ def plan_tables(study, rows, ks) -> dict[str, dict[SearchPlan, dict[str, Measure
         "lengths": _lengths(study.dims, rows, k),
     }
     plans = list(dict.fromkeys(plan for group in groups.values() for plan in group))
-    found = {}
-    runs = study.of("MRL").items()
-    for seed, run in tqdm.tqdm(runs, desc="Plans", unit="run"):
-        arrays, most = study.of_test(run), study.options.plan_queries
+    most, found = study.options.plan_queries, {}
+    content = [dataclasses.asdict(plan) for plan in plans]
+    key = call_content(plan_retrieval_table, plans=content, ks=ks, queries=most)
+    for source in tqdm(study.sources("MRL"), desc="Plans", unit="run"):
 
-        def compute(arrays=arrays, most=most):
-            table = plan_retrieval_table(
-                arrays["test"][:most], arrays["labels"][:most].astype("int64"), arrays["train"],
-                arrays["train_labels"].astype("int64"), plans, ks,
-            )  # fmt: skip
+        def compute(source=source):
+            queries, labels, rows, row_labels = _arrays(source)
+            table = plan_retrieval_table(queries[:most], labels[:most], rows, row_labels, plans, ks)
             names = list(next(iter(table.values())))
             return {name: np.array([table[plan][name] for plan in plans]) for name in names}
 
-        key = {"plans": [repr(plan) for plan in plans], "most": most}
-        for name, values in study.values("plans", run, key, compute).items():
+        for name, values in study.arrays(source, key, compute).items():
             for plan, value in zip(plans, values.tolist(), strict=True):
-                found.setdefault(plan, {}).setdefault(name, {})[seed] = value
+                found.setdefault(plan, {}).setdefault(name, {})[source.seed] = value
     measured = {p: {n: Measured(v) for n, v in by.items()} for p, by in found.items()}
     return {name: {plan: measured[plan] for plan in group} for name, group in groups.items()}
+
+
+def _arrays(source):
+    outputs = source.outputs()
+    names = ("embeddings", "labels", "train_embeddings", "train_labels")
+    return (outputs[name] for name in names)
 
 
 def _funnels(dims, rows, k):
@@ -149,24 +149,21 @@ def _shortest(plans):
 def tuned(study):
     """A plan chosen by `tune` on one half of the queries, judged on the other half."""
     chosen, full, ratio, shown = {}, {}, {}, {}
-    runs = study.of("MRL").items()
-    for seed, run in tqdm.tqdm(runs, desc="Tuning of plans", unit="run"):
-        arrays, most = study.of_test(run), study.options.plan_queries
+    options, most = TuningOptions(tolerance=TOLERANCE), study.options.plan_queries
+    key = call_content(tune, tolerance=TOLERANCE, queries=most)
+    for source in tqdm(study.sources("MRL"), desc="Tuning of plans", unit="run"):
 
-        def compute(arrays=arrays, most=most):
-            half = len(arrays["test"]) // 2
+        def compute(source=source):
+            queries, labels, rows, row_labels = _arrays(source)
+            half = len(queries) // 2
             learn, judge = slice(min(most, half)), slice(half, half + most)
-            labels = arrays["train_labels"].astype("int64")
-            index = NestedIndex.build(arrays["train"], study.dims)
-            found = tune(
-                index, arrays["test"][learn], labels=(arrays["labels"][learn], labels),
-                options=TuningOptions(tolerance=TOLERANCE),
-            )  # fmt: skip
-            wanted = arrays["labels"][judge]
+            index = NestedIndex.build(rows, study.dims)
+            found = tune(index, queries[learn], labels=(labels[learn], row_labels), options=options)
 
             def judged(plan):
-                rows = index.search(arrays["test"][judge], plan).indices
-                return average_precision(labels_at(rows, labels) == wanted[:, None], 10)
+                indices = index.search(queries[judge], plan).indices
+                relevance = labels_at(indices, row_labels) == labels[judge][:, None]
+                return average_precision(relevance, 10)
 
             plan = found.best
             return {
@@ -175,7 +172,7 @@ def tuned(study):
                 "dims": plan.dims, "sizes": np.array(plan.sizes, int),
             }  # fmt: skip
 
-        found = study.values("tuned", run, {"tolerance": TOLERANCE, "most": most}, compute)
+        seed, found = source.seed, study.arrays(source, key, compute)
         chosen[seed], full[seed] = found["values"]
         ratio[seed] = float(found["costs"][0] / found["costs"][1])
         shown[seed] = [found["dims"].tolist(), found["sizes"].tolist(), *found["costs"].tolist()]

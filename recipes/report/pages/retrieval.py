@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import numpy as np
-import tqdm
 
+from mrl_keras.data.image.corruptions import CORRUPTIONS
+from mrl_keras.evaluation import Outputs, RetrievalEvaluator
 from mrl_keras.evaluation.retrieval.tables import PAPER_KS
-from mrl_keras.retrieval import (
-    SearchPlan,
-    exact_search,
-    mflops_per_query,
-    ranking_metrics,
-)
-from mrl_keras.retrieval.metrics import average_precision
+from mrl_keras.retrieval import SearchPlan, mflops_per_query
 from recipes.report.pages.plans import plan_parts, plan_tables, tuned
 from recipes.report.parts import claims
-from recipes.report.parts.measured import Measured
 from recipes.report.parts.page import Page, Table, dims_figure, dims_table
+from recipes.report.parts.study import SEVERITIES, Source
 
 SEVERITY = 3
-EACH = "each query's AP"
 
 
 def page(study) -> Page:
-    rows = len(study.of_test(study.runs[0])["train_labels"])
-    exact = exact_tables(study)
-    plans = plan_tables(study, rows, _ks(rows))
-    parts = list(_exact_parts(study, exact, rows))
-    parts += plan_parts(study, plans, _ks(rows))
-    verdicts, left_out = _exact_verdicts(exact), []
-    if study.options.tuning and rows >= 2 * max(_ks(rows)):
+    rows = len(study.first["train_labels"])
+    ks = [k for k in PAPER_KS if k <= rows] or [min(rows, PAPER_KS[0])]
+    exact = {
+        name.removeprefix("retrieval/"): systems
+        for name, systems in study.measured(RetrievalEvaluator(ks)).items()
+    }
+    parts = [
+        *_exact_parts(study, exact, rows, f"mAP@{ks[0]}"),
+        *plan_parts(study, plan_tables(study, rows, ks), ks),
+    ]
+    claim = "MRL retrieves at least as well as FF at every dim, within the noise "
+    verdicts = claims.mrl_against_ff(f"{claim}(mAP@{ks[0]})", exact[f"mAP@{ks[0]}"])
+    left_out = []
+    if study.options.tuning and rows >= 2 * max(ks):
         part, verdict = tuned(study)
         parts.append(part)
         verdicts.append(verdict)
     else:
         left_out.append("the tuned plan wants more training images, and --tuning.")
-    outside = _outside(study)
-    if outside is None:
+    if study.task.test_images() is None:
         left_out.append("corrupted queries want a data set in memory (`data.in_memory`).")
     else:
-        parts += outside[0]
-        verdicts += outside[1]
+        more, verdict = _outside(study, min(PAPER_KS[0], rows))
+        parts += more
+        verdicts += verdict
     return Page(
         "retrieval",
         "Retrieval (Tables 8 to 14, 30, 31; Figure 8)",
@@ -57,47 +58,7 @@ def page(study) -> Page:
     )
 
 
-def _ks(rows):
-    return [k for k in PAPER_KS if k <= rows] or [min(rows, PAPER_KS[0])]
-
-
-def exact_tables(study) -> dict[str, dict[str, dict[int, Measured]]]:
-    """{metric: {system: {dim: `Measured`}}} of exact search, at all measured dims.
-
-    `EACH` is mAP at the smallest k with each query's value.
-    """
-    found = {}
-    for run in study.runs:
-        if run.method not in study.systems():
-            continue
-        neighbours, labels = study.neighbours(run), study.of_test(run)["labels"]
-        ks = _ks(neighbours.shape[-1])
-
-        def compute(neighbours=neighbours, labels=labels, ks=ks):
-            rows = [ranking_metrics(one, labels, ks) for one in neighbours]
-            each = [average_precision(one == labels[:, None], ks[0]) for one in neighbours]
-            found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-            return {**found, EACH: np.array(each)}
-
-        table = study.values("ranking", run, {"dims": list(study.dims_of(run)), "ks": ks}, compute)
-        for name, values in table.items():
-            for dim, value in zip(study.dims_of(run), values, strict=True):
-                by_dim = found.setdefault(name, {}).setdefault(run.method, {})
-                by_dim.setdefault(dim, {})[run.seed] = value
-    return {
-        name: {
-            system: {
-                dim: Measured.of_examples(by_dim[dim]) if name == EACH else Measured(by_dim[dim])
-                for dim in sorted(by_dim)
-            }
-            for system, by_dim in systems.items()
-        }
-        for name, systems in found.items()
-    }
-
-
-def _exact_parts(study, exact, rows):
-    top = f"mAP@{_ks(rows)[0]}"
+def _exact_parts(study, exact, rows, top):
     for metric, columns in exact.items():
         if metric.startswith(("mAP", "P@")):
             yield dims_table(
@@ -119,33 +80,10 @@ def _exact_parts(study, exact, rows):
     )  # fmt: skip
 
 
-def _outside(study):
+def _outside(study, k):
     """Corrupted queries against the clean database (Table 9's question)."""
-    if study.images() is None:
-        return None
-    found = {}
-    runs = [run for run in study.runs if run.method in study.systems()]
-    for run in tqdm.tqdm(runs, desc="Corrupted queries", unit="run"):
-        arrays = study.of_test(run)
-
-        def compute(run=run, arrays=arrays):
-            queries = study.of_corrupted(run)["embeddings"][:, SEVERITY - 1]
-            labels = np.tile(arrays["labels"][: queries.shape[1]], len(queries))
-            flat = queries.reshape(-1, queries.shape[-1])
-            nearest = exact_search(flat, arrays["train"], run.dims, k=_outside_k(arrays))
-            found = arrays["train_labels"][nearest.indices] == labels[:, None]
-            return {"values": [average_precision(one, _outside_k(arrays)) for one in found]}
-
-        key = {"severity": SEVERITY, "count": study.options.corruption_examples}
-        values = study.values("outside", run, key, compute)["values"]
-        for dim, value in zip(run.dims, values, strict=True):
-            by_dim = found.setdefault(run.method, {}).setdefault(dim, {})
-            by_dim[run.seed] = value
-    k = _outside_k(study.of_test(runs[0]))
-    columns = {
-        system: {dim: Measured.of_examples(v) for dim, v in sorted(by_dim.items())}
-        for system, by_dim in found.items()
-    }
+    sources = [_corrupted_queries(study, run) for run in study.prefix_runs]
+    columns = study.measured(RetrievalEvaluator((k,)), sources)[f"retrieval/mAP@{k}"]
     says = (
         f"mAP@{k} (%) of exact search when queries are corrupted (all kinds, severity "
         f"{SEVERITY}) and the database is clean: queries of another domain."
@@ -157,27 +95,20 @@ def _outside(study):
             {"corrupted queries": columns}, study.dims, f"mAP@{k} (%)",
         ),
     ]  # fmt: skip
-    if "FF" not in columns:
-        return parts, []
-    verdict = claims.at_least_as_accurate(
-        "MRL retrieves at least as well as FF for queries of another domain, within the noise",
-        columns["MRL"], columns["FF"],
-    )  # fmt: skip
-    return parts, [verdict]
+    claim = "MRL retrieves at least as well as FF for queries of another domain, within the noise"
+    return parts, claims.mrl_against_ff(claim, columns)
 
 
-def _outside_k(arrays):
-    return min(10, len(arrays["train_labels"]))
+def _corrupted_queries(study, run):
+    """The corrupted test images of one severity as queries, the training images as database."""
+    corrupted = study.corrupted(run)
 
+    def outputs():
+        found, clean = corrupted.outputs(), study.outputs(run)
+        order = np.arange(len(found["labels"])).reshape(len(CORRUPTIONS), len(SEVERITIES), -1)
+        rows = order[:, SEVERITIES.index(SEVERITY)].reshape(-1)
+        queries = {name: found[name][rows] for name in ("embeddings", "labels")}
+        database = {name: clean[name] for name in ("train_embeddings", "train_labels")}
+        return Outputs(run.dims, queries | database)
 
-def _exact_verdicts(exact):
-    metric = next(name for name in exact if name.startswith("mAP"))
-    if "FF" not in exact[EACH]:
-        return []
-    return [
-        claims.at_least_as_accurate(
-            f"MRL retrieves at least as well as FF at every dim, within the noise ({metric})",
-            exact[EACH]["MRL"],
-            exact[EACH]["FF"],
-        )
-    ]
+    return Source(run.method, run.seed, {**corrupted.key, "severity": SEVERITY}, outputs)

@@ -1,28 +1,29 @@
-"""Few shots and corrupted images: does the prefix still do where training did not prepare it?"""
+"""Few shots and corrupted images: prefixes on what they were not trained for."""
 
 from __future__ import annotations
 
 import numpy as np
-import tqdm
+from tqdm.auto import tqdm
 
 from mrl_keras.data.image.corruptions import CORRUPTIONS
-from mrl_keras.evaluation import ShotDraws, few_shot_accuracy
+from mrl_keras.evaluation import FewShotEvaluator, LinearHeadEvaluator
 from recipes.report.parts import claims
 from recipes.report.parts.measured import Measured
-from recipes.report.parts.page import Page, Table, dims_figure, dims_table, record
+from recipes.report.parts.page import Page, Table, dims_figure, dims_table, not_measured, record
+from recipes.report.parts.study import SEVERITIES
 
 SHOTS = (1, 3, 5, 7, 9)
 REPEATS = 10
 
 
 def few_shot_page(study) -> Page:
-    least = min(np.bincount(study.of_test(study.runs[0])["train_labels"]))
+    least = min(np.bincount(study.first["train_labels"]))
     shots = [n for n in SHOTS if n <= least]
-    found = {n: _few_shot(study, n) for n in shots}
-    classes = study.of_test(study.runs[0])["kernel"].shape[1]
+    measured = study.measured(FewShotEvaluator(tuple(shots), repeats=REPEATS))
+    found = {n: measured[f"{n}shot/mean"] for n in shots}
     parts = [
         dims_table(
-            f"few_shot_{n}", f"{n}-shot, {classes}-way (Table 15)",
+            f"few_shot_{n}", f"{n}-shot, {study.classes}-way (Table 15)",
             f"Accuracy of the nearest class mean of {n} training images of each class.",
             columns, study.dims,
         )
@@ -34,12 +35,8 @@ def few_shot_page(study) -> Page:
         "Accuracy with the fewest and with the most shots.", f"few_shot_{shots[0]}",
         panels, study.dims, "accuracy (%)", share_y=True,
     ))  # fmt: skip
-    verdicts = []
-    if "FF" in found[shots[-1]]:
-        verdicts.append(claims.at_least_as_accurate(
-            f"MRL is at least as accurate as FF with few shots, within the noise ({shots[-1]} "
-            "shots)", found[shots[-1]]["MRL"], found[shots[-1]]["FF"],
-        ))  # fmt: skip
+    claim = "MRL is at least as accurate as FF with few shots, within the noise "
+    verdicts = claims.mrl_against_ff(f"{claim}({shots[-1]} shots)", found[shots[-1]])
     return Page(
         "few_shot",
         "Few-shot classification (Table 15)",
@@ -51,36 +48,12 @@ def few_shot_page(study) -> Page:
     )
 
 
-def _few_shot(study, shots):
-    found, examples = {}, 0
-    runs = [run for run in study.runs if run.method in study.systems()]
-    for run in tqdm.tqdm(runs, desc=f"{shots}-shot", unit="run"):
-        arrays = study.of_test(run)
-
-        def compute(run=run, arrays=arrays):
-            accuracy = few_shot_accuracy(
-                arrays["train"], arrays["train_labels"], arrays["test"], arrays["labels"],
-                run.dims, shots, ShotDraws(repeats=REPEATS),
-            )  # fmt: skip
-            return {"values": [accuracy[dim].mean for dim in run.dims]}
-
-        key = {"shots": shots, "repeats": REPEATS}
-        values = study.values("few_shot", run, key, compute)["values"].tolist()
-        examples = len(arrays["labels"])
-        for dim, value in zip(run.dims, values, strict=True):
-            found.setdefault(run.method, {}).setdefault(dim, {})[run.seed] = value
-    return {
-        system: {dim: Measured(v, examples=examples) for dim, v in sorted(by_dim.items())}
-        for system, by_dim in found.items()
-    }
-
-
 def robustness_page(study) -> Page:
     slug, title = "robustness", "Robustness (Table 17)"
-    if study.images() is None:
-        sentence = "corruptions want a data set in memory (`data.in_memory`)."
-        return Page(slug, title, "Not measured.", left_out=[sentence])
-    right, clean = _corrupted(study)
+    if study.task.test_images() is None:
+        wants = "corruptions want a data set in memory (`data.in_memory`)."
+        return not_measured(slug, title, wants)
+    right = _corrupted(study)
     overall = {
         system: {
             dim: Measured.of_examples({s: v.reshape(-1) for s, v in seeds.items()})
@@ -88,7 +61,8 @@ def robustness_page(study) -> Page:
         }
         for system, by_dim in right.items()
     }
-    images = next(iter(next(iter(right["MRL"].values())).values())).shape[-1]
+    images = next(iter(right["MRL"][study.dims[0]].values())).shape[-1]
+    clean = _clean(study, overall, images)
     columns = {}
     for system in overall:
         columns[f"{system} clean"] = clean[system]
@@ -105,12 +79,10 @@ def robustness_page(study) -> Page:
         ),
         _kinds_table(study, right),
     ]  # fmt: skip
-    verdicts = []
-    if "FF" in overall:
-        verdicts.append(claims.at_least_as_accurate(
-            "MRL is at least as robust as FF at every dim, within the noise (corrupted accuracy)",
-            overall["MRL"], overall["FF"],
-        ))  # fmt: skip
+    verdicts = claims.mrl_against_ff(
+        "MRL is at least as robust as FF at every dim, within the noise (corrupted accuracy)",
+        overall,
+    )
     return Page(
         slug,
         title,
@@ -123,23 +95,24 @@ def robustness_page(study) -> Page:
 
 
 def _corrupted(study):
-    """({system: {dim: {seed: bools (kinds, severities, images)}}}, {system: {dim: clean}})."""
-    right, clean = {}, {}
-    runs = [run for run in study.runs if run.method in study.systems()]
-    for run in tqdm.tqdm(runs, desc="Corrupted images", unit="run"):
-        arrays = study.of_test(run)
-        logits = study.of_corrupted(run)["logits"]
-        labels = arrays["labels"][: logits.shape[2]]
-        hits = logits.argmax(axis=-1) == labels[None, None, :, None]
-        beside = arrays["logits"][: len(labels)].argmax(axis=-1) == labels[:, None]
-        for place, dim in enumerate(run.dims):
-            right.setdefault(run.method, {}).setdefault(dim, {})[run.seed] = hits[..., place]
-            by_dim = clean.setdefault(run.method, {}).setdefault(dim, {})
-            by_dim[run.seed] = beside[:, place]
-    right = {system: dict(sorted(by_dim.items())) for system, by_dim in right.items()}
-    return right, {
-        system: {dim: Measured.of_examples(v) for dim, v in sorted(by_dim.items())}
-        for system, by_dim in clean.items()
+    """{system: {dim: {seed: bools (kinds, severities, images)}}}."""
+    found = {}
+    for run in tqdm(study.prefix_runs, desc="Corrupted images", unit="run"):
+        for name, right in study.each(study.corrupted(run), LinearHeadEvaluator()).items():
+            by_dim = found.setdefault(run.method, {}).setdefault(int(name.split("/")[-1]), {})
+            by_dim[run.seed] = right.reshape(len(CORRUPTIONS), len(SEVERITIES), -1)
+    return found
+
+
+def _clean(study, corrupted, images):
+    """{system: {dim: `Measured`}} of the first test images, at the dims of `corrupted`."""
+    linear = study.measured(LinearHeadEvaluator())["top1/linear"]
+    return {
+        system: {
+            dim: Measured.of_examples({s: v[:images] for s, v in linear[system][dim].each.items()})
+            for dim in by_dim
+        }
+        for system, by_dim in corrupted.items()
     }
 
 
@@ -149,15 +122,15 @@ def _kinds_table(study, right):
     header = ["kind", "severity", *(f"MRL, {dim} dims" for dim in ends)]
     rows, records = [], []
     for i, kind in enumerate(CORRUPTIONS):
-        for j in range(5):
+        for j, severity in enumerate(SEVERITIES):
             cells = []
             for dim in ends:
                 seeds = right["MRL"][dim]
                 measured = Measured.of_examples({s: v[i, j] for s, v in seeds.items()})
                 cells.append(measured.text())
-                about = {"kind": kind, "severity": j + 1, "dims": dim}
+                about = {"kind": kind, "severity": severity, "dims": dim}
                 records.append(about | record(measured))
-            rows.append([kind.replace("_", " "), j + 1, *cells])
+            rows.append([kind.replace("_", " "), severity, *cells])
     return Table(
         "robustness_kinds", "Every kind and severity",
         "MRL's accuracy at the lowest dim and at the full width.",

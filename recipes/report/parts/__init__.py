@@ -1,1 +1,1 @@
-"""What the pages of the report share."""
+"""Shared parts of the report's pages."""

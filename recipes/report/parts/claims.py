@@ -46,6 +46,13 @@ def at_least_as_accurate(
     return verdict(claim, not lost, numbers)
 
 
+def mrl_against_ff(claim, systems: Mapping[str, Mapping[int, Measured]]) -> list[Verdict]:
+    """`at_least_as_accurate` of the system "MRL" against "FF"; empty without FF runs."""
+    if "FF" not in systems:
+        return []
+    return [at_least_as_accurate(claim, systems["MRL"], systems["FF"])]
+
+
 def better_at_the_lowest(
     claim, ours: Mapping[int, Measured], theirs: Mapping[int, Measured]
 ) -> Verdict:

@@ -1,4 +1,4 @@
-"""How well the last training epoch fits: what tells an underfitted model from an overfitted one."""
+"""Accuracy on the training images: it tells an underfitted model from an overfitted one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from recipes.report.parts.measured import Measured, difference
 
-_TAG = re.compile(r"epoch_top1_d(\d+)")
+_TAG = re.compile(r"epoch_top_?1_d(\d+)")
 
 
 def training_accuracy(study) -> dict[str, dict[int, Measured]]:
@@ -20,7 +20,7 @@ def training_accuracy(study) -> dict[str, dict[int, Measured]]:
     accuracy of the trained model. Systems without logs are absent.
     """
     found = {}
-    for run in (run for run in study.runs if run.method in study.systems()):
+    for run in study.prefix_runs:
         for dim, value in _last_epoch(pathlib.Path(run.run.path("logs"))).items():
             found.setdefault(run.method, {}).setdefault(dim, {})[run.seed] = value
     return {

@@ -17,7 +17,7 @@ class Measured:
         by_seed: {seed: value}, fractions where they are accuracies.
         each: {seed: array (examples,)}, of which a value is the mean, such as which examples were
             right; differences are then tested example by example. Default empty.
-        examples: int, how many examples each value was measured on; 0 where it is no mean over
+        examples: int, how many examples each value was measured on; 0 where it is not a mean over
             examples. Default 0, or the length of `each`.
 
     >>> Measured.of_examples({0: np.array([True, False]), 1: np.array([True, True])}).mean

@@ -1,8 +1,7 @@
-"""What a report is made of: pages of tables and figures, written as Markdown, CSV and PNG."""
+"""Pages of tables and figures, written as Markdown, CSV and PNG."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import os
@@ -10,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from mrl_keras.evaluation import PanelStyle, line_panels
-from mrl_keras.files import atomic_file
+from mrl_keras.files import write_csv, write_text
 from recipes.report.parts.claims import Verdict
 from recipes.report.parts.measured import Measured
 
@@ -40,15 +39,12 @@ class Table:
         return f"## {self.title}\n\n{self.says}\n\n{shown}\n\n[CSV]({self.name}.csv)\n"
 
     def write(self, folder):
-        with atomic_file(folder / f"{self.name}.csv") as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.records[0]))
-            writer.writeheader()
-            writer.writerows(self.records)
+        write_csv(folder / f"{self.name}.csv", self.records)
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A picture: `draw(path)` makes it, `table` names the CSV that has its numbers."""
+    """A picture: `draw(path)` draws it, `table` names the CSV that has its numbers."""
 
     name: str
     title: str
@@ -100,6 +96,11 @@ class Page:
         for part in self.parts:
             part.write(folder)
         write_text(folder / f"{self.slug}.md", self.markdown())
+
+
+def not_measured(slug, title, wants: str) -> Page:
+    """A page that says what its measurement would need."""
+    return Page(slug, title, "Not measured.", left_out=[wants])
 
 
 def anchor(title: str) -> str:
@@ -162,11 +163,6 @@ def dims_figure(
         line_panels(path, points, "dims", ylabel, style)
 
     return Figure(name, title, says, table, draw)
-
-
-def write_text(path, text):
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def folder_bytes(folder) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
 
 from mrl_keras import NestingDims
-from mrl_keras.distribution.checkpoints import config_difference
+from mrl_keras.checks import differences
 from recipes.common.run import Run
 from recipes.tasks.image_classification import nesting_dims
 
@@ -41,7 +42,7 @@ class TrainedRun:
     def dims(self) -> NestingDims:
         return nesting_dims(self.run.config)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the newest checkpoint, which holds weights and configuration."""
         path = self.run.checkpoints.path(self.run.checkpoints.steps()[-1])
@@ -59,8 +60,7 @@ def find_runs(paths: Sequence, skip_unfinished: bool = False):
         (list of `TrainedRun`, names of the folders left out).
 
     Raises:
-        ValueError: a folder that is no run and holds none, a run without a checkpoint or not at
-            its end, no MRL run, two runs of one method, dim and seed, runs of different data sets
+        ValueError: a folder without runs, a run without a checkpoint or not at its end, no MRL run, two runs of one method, dim and seed, runs of different data sets
             or of different M.
     """
     runs, unfinished = [], []
@@ -94,7 +94,7 @@ def budget_differences(runs: Sequence[TrainedRun]) -> list[str]:
     wanted = _shared(first)
     lines = {}
     for run in runs:
-        found = config_difference(_shared(run), wanted)
+        found = _difference(_shared(run), wanted)
         if found:
             lines.setdefault(found, []).append(f"{run.name} (seed {run.seed})")
     return [f"{', '.join(names)}: {found} (MRL)" for found, names in lines.items()]
@@ -103,6 +103,12 @@ def budget_differences(runs: Sequence[TrainedRun]) -> list[str]:
 def _shared(run):
     config = run.run.config.to_dict()
     return {key: value for key, value in config.items() if key not in _OWN and value != ""}
+
+
+def _difference(there, here):
+    """What differs between two configurations, as text."""
+    found = differences(there, here, absent="absent")
+    return ", ".join(f"{name} is {one!r} there and {other!r} here" for name, one, other in found)
 
 
 def _workdirs(path):
@@ -127,7 +133,7 @@ def _check(runs):
     first, seen = runs[0], {}
     for run in runs:
         data, other = (r.run.config.data.to_dict() for r in (run, first))
-        found = config_difference({"data": data}, {"data": other})
+        found = _difference({"data": data}, {"data": other})
         if found:
             raise ValueError(
                 f"The runs are of different data: {run.run.workdir} and {first.run.workdir}: "

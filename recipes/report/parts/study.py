@@ -1,24 +1,25 @@
-"""The runs of a report with what is computed of each once: embeddings, logits, neighbours."""
+"""The runs of a report and what evaluators measure of them, cached by content."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
-import tqdm
+from tqdm.auto import tqdm
 
 from mrl_keras import NestingDims
 from mrl_keras.data.image.corruptions import CORRUPTIONS, corrupt
-from mrl_keras.retrieval import exact_search
+from mrl_keras.evaluation import EvaluationPass, Evaluator, ExampleEvaluator, Outputs, evaluate
 from recipes.common.training import load_trained, set_up_task
-from recipes.report.parts.cache import ResultCache
+from recipes.report.parts.cache import ResultCache, call_content
+from recipes.report.parts.measured import Measured
 from recipes.report.parts.runs import METHODS, TrainedRun
 from recipes.tasks.image_classification import encoder_of
 
-NEIGHBOURS = 100
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,23 @@ class Options:
     timing: bool = True
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """What evaluators read for one cell of a table.
+
+    Args:
+        system: str, the table's column, such as "MRL".
+        seed: int.
+        key: what the outputs depend on, for `ResultCache`.
+        outputs: function without arguments that gives the `Outputs`.
+    """
+
+    system: str
+    seed: int
+    key: Mapping
+    outputs: Callable[[], Outputs]
+
+
 class Study:
     """All runs of a report.
 
@@ -60,11 +78,8 @@ class Study:
             runs, key=lambda run: (order.get(run.method, len(order)), run.dims.width, run.seed)
         )
         self.cache, self.options = cache, options
-        first = self.runs[0]
-        self.dims: NestingDims = first.dims
-        self.all_dims: NestingDims = first.dims.with_interpolated()
-        self._models = functools.lru_cache(maxsize=1)(self._restored)
-        self._task = functools.lru_cache(lambda: set_up_task(self.runs[0].run.config))
+        self.dims: NestingDims = self.runs[0].dims
+        self.model = functools.lru_cache(maxsize=1)(self._load_model)
 
     def of(self, method: str) -> dict[int, TrainedRun]:
         """{seed: run} of a method that has one run for each seed, such as "MRL"."""
@@ -75,133 +90,156 @@ class Study:
         found = [run for run in self.runs if run.method == "FF" and run.dims.width == dim]
         return {run.seed: run for run in found}
 
-    def fixed_dims(self) -> list[int]:
-        """The dims of FF runs, ascending."""
-        return sorted({run.dims.width for run in self.runs if run.method == "FF"})
+    @property
+    def prefix_runs(self) -> list[TrainedRun]:
+        """The runs of MRL, MRL-E and FF."""
+        return [run for run in self.runs if run.method in METHODS.values()]
 
-    def systems(self) -> dict[str, dict[int, dict[int, TrainedRun]]]:
-        """{"MRL" | "MRL-E" | "FF": {dim: {seed: run}}}, of those that have runs."""
-        found = {
-            method: {dim: self.of(method) for dim in self.dims}
-            for method in ("MRL", "MRL-E")
-            if self.of(method)
-        }
-        fixed = {dim: self.fixed(dim) for dim in self.fixed_dims()}
-        return {**found, "FF": fixed} if fixed else found
+    @functools.cached_property
+    def task(self):
+        """The task of the first run, for its images and the names of its classes."""
+        return set_up_task(self.runs[0].run.config)
 
-    def of_test(self, run: TrainedRun) -> dict[str, np.ndarray]:
-        """Of a run: `train` (rows, d), `train_labels`, `test`, `labels`, `logits` (examples,
-        prefixes, classes), `kernel` and `bias` of its widest classifier."""
-        return self._arrays("embeddings", run, {}, lambda: self._embed(run))
+    @functools.cached_property
+    def first(self) -> Outputs:
+        """The outputs of the first run: labels, and sizes that all runs share."""
+        return self.outputs(self.runs[0])
 
-    def of_corrupted(self, run: TrainedRun) -> dict[str, np.ndarray]:
-        """Of a run: `embeddings` (kinds, severities, images, d), and `logits` likewise."""
+    @property
+    def classes(self) -> int:
+        return self.first["logits"].shape[-1]
+
+    def outputs(self, run: TrainedRun) -> Outputs:
+        """All arrays of the task's evaluation of a run."""
+        return self.source(run).outputs()
+
+    def source(self, run: TrainedRun) -> Source:
+        """The test images through a run."""
+
+        def compute():
+            task, model = self.model(run)
+            return task.collect(model)
+
+        return self._kept(run, {"images": "test"}, compute)
+
+    def sources(self, *methods: str) -> list[Source]:
+        """`source` of the runs of some methods; without any, of MRL, MRL-E and FF."""
+        return [
+            self.source(run) for run in self.prefix_runs if not methods or run.method in methods
+        ]
+
+    def corrupted(self, run: TrainedRun) -> Source:
+        """Corrupted test images through a run, in the order (kinds, severities, images)."""
         count = self.options.corruption_examples
-        return self._arrays("corrupted", run, {"count": count}, lambda: self._corrupt(run, count))
 
-    def neighbours(self, run: TrainedRun, dims=None) -> np.ndarray:
-        """The labels of the nearest training rows, (dims, test examples, at most 100).
+        def batches(task):
+            images, size = task.test_images(), task.config.evaluation.batch_size
+            some, labels = images.images[:count], images.labels[:count]
+            title = f"Corruptions, {run.name} seed {run.seed}"
+            for kind in tqdm(CORRUPTIONS, desc=title, leave=False):
+                for severity in SEVERITIES:
+                    changed = corrupt(some, kind, severity)
+                    for i in range(0, len(changed), size):
+                        yield changed[i : i + size], labels[i : i + size]
+
+        def compute():
+            task, model = self.model(run)
+            encoder, head = encoder_of(model), model.get_layer("head")
+            return EvaluationPass.of_embeddings(
+                encoder.predict_on_batch, batches(task), run.dims, head=head
+            ).collect()
+
+        return self._kept(run, {"images": "corrupted", "count": count}, compute)
+
+    def classifier(self, run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel (d, classes) and bias (classes,) of a run's widest classifier."""
+
+        def compute():
+            head = self.model(run)[1].get_layer("head")
+            kernel = np.asarray(head.kernels[-1])
+            bias = np.zeros(kernel.shape[1]) if head.biases is None else head.biases[-1]
+            return {"kernel": kernel, "bias": np.asarray(bias)}
+
+        found = self.cache.arrays({"run": run.fingerprint, "part": "classifier"}, compute)
+        return found["kernel"], found["bias"]
+
+    def values(self, source: Source, evaluator: Evaluator) -> dict[str, float]:
+        """{GROUP/NAME/DIM: value} that an evaluator yields."""
+        return dict(
+            self.cache.values(
+                {**source.key, **call_content(evaluator)},
+                lambda: [list(pair) for pair in evaluate(source.outputs(), [evaluator])],
+            )
+        )
+
+    def each(self, source: Source, evaluator: Evaluator) -> dict[str, np.ndarray]:
+        """{GROUP/NAME/DIM: array} of an evaluator's `each`, such as which examples are right."""
+        return self.arrays(
+            source, call_content(evaluator), lambda: dict(evaluator.each(source.outputs()))
+        )
+
+    def arrays(self, source: Source, key: Mapping, compute: Callable) -> dict[str, np.ndarray]:
+        """Other arrays of a source, cached; `key` is the `call_content` of what makes them."""
+        return self.cache.arrays({**source.key, **key}, compute)
+
+    def measured(
+        self, evaluator: Evaluator, sources: Sequence[Source] | None = None
+    ) -> dict[str, dict[str, dict[int, Measured]]]:
+        """{GROUP/NAME: {system: {dim: `Measured` over the seeds}}}; the dim "all" stays a string.
 
         Args:
-            run: `TrainedRun`.
-            dims: the prefixes. Default None: all of MRL and MRL-E, interpolated ones included.
+            evaluator: `Evaluator`; an `ExampleEvaluator` gives the values of each example.
+            sources: Default None, the test images through all MRL, MRL-E and FF runs.
         """
-        dims = self.dims_of(run) if dims is None else dims
-
-        def compute():
-            found = self.of_test(run)
-            k = min(NEIGHBOURS, len(found["train"]))
-            nearest = exact_search(found["test"], found["train"], dims, k=k)
-            return {"labels": found["train_labels"][nearest.indices].astype("int32")}
-
-        return self._arrays("neighbours", run, {"dims": list(dims)}, compute)["labels"]
-
-    def dims_of(self, run) -> NestingDims:
-        """The dims that a run is measured at."""
-        return run.dims if run.method == "FF" else self.all_dims
-
-    def images(self):
-        """The test images as `LabelledImages`, or None where the data set is streamed."""
-        return self._task().test_images()
-
-    def class_names(self) -> list[str]:
-        """The classes, by number."""
-        return self._task().class_names()
-
-    def values(self, what, run, key, compute) -> dict[str, np.ndarray]:
-        """Anything else computed of one run, cached by `key` and by the source of `compute`."""
-        return self._arrays(what, run, {**key, "code": inspect.getsource(compute)}, compute)
-
-    def task_values(self, run) -> dict[str, float]:
-        """{name: value} of the task's own evaluation, for methods not known here."""
-
-        def compute():
-            task, model = self._models(run)
-            task.config.evaluation.database = self.options.database
-            names, values = zip(*task.evaluate(model), strict=True)
-            return {"names": np.array(names), "values": np.array(values, "float64")}
-
-        found = self._arrays("evaluation", run, {}, compute)
-        return dict(zip(found["names"].tolist(), found["values"].tolist(), strict=True))
-
-    def model(self, run):
-        """(task, model) of a run."""
-        return self._models(run)
-
-    def compute(self):
-        """Embeddings, logits and neighbours of all runs, with a progress bar."""
-        runs = [run for run in self.runs if run.method in ("MRL", "MRL-E", "FF")]
-        for run in tqdm.tqdm(runs, desc="Embeddings and neighbours of runs", unit="run"):
-            self.of_test(run)
-            self.neighbours(run)
-
-    def _arrays(self, what, run, key, compute):
-        parts = {"what": what, "run": _fingerprint(run), "database": self.options.database}
-        return self.cache.arrays({**parts, **key}, compute)
-
-    def _restored(self, run):
-        keras.backend.clear_session()
-        return load_trained(run.run)
-
-    def _embed(self, run):
-        task, model = self._models(run)
-        head = model.get_layer("head")
-        task.config.evaluation.database = self.options.database
-        outputs = task.collect(model)
-        kernel = np.asarray(head.kernels[-1])
-        bias = np.zeros(kernel.shape[1]) if head.biases is None else np.asarray(head.biases[-1])
-        found = {
-            "train": outputs["train_embeddings"], "train_labels": outputs["train_labels"],
-            "test": outputs["embeddings"], "labels": outputs["labels"],
-            "logits": outputs["logits"], "kernel": kernel, "bias": bias,
-        }  # fmt: skip
-        if "interpolated_logits" in outputs:
-            found["between"] = outputs["interpolated_logits"]
-        return found
-
-    def _corrupt(self, run, count):
-        task, model = self._models(run)
-        encoder, head = encoder_of(model), model.get_layer("head")
-        images = task.source.test.images[:count]
-        batch = run.run.config.evaluation.batch_size
-        kinds = tqdm.tqdm(CORRUPTIONS, desc=f"Corruptions, {run.name} seed {run.seed}", leave=False)
-        found = []
-        for kind in kinds:
-            for severity in range(1, 6):
-                changed = corrupt(images, kind, severity)
-                parts = [
-                    np.asarray(encoder.predict_on_batch(changed[i : i + batch]))
-                    for i in range(0, len(changed), batch)
-                ]
-                found.append(np.concatenate(parts))
-        logits = np.stack([np.asarray(head(one)) for one in found])
-        shape = (len(CORRUPTIONS), 5)
+        paired = isinstance(evaluator, ExampleEvaluator)
+        found = {}
+        sources = self.sources() if sources is None else sources
+        for source in tqdm(sources, desc=type(evaluator).__name__, unit="run"):
+            pairs = (self.each if paired else self.values)(source, evaluator)
+            for name, value in pairs.items():
+                group, _, dim = name.rpartition("/")
+                by_dim = found.setdefault(group, {}).setdefault(source.system, {})
+                dim = int(dim) if dim.isdigit() else dim
+                by_dim.setdefault(dim, {})[source.seed] = value
+        examples = len(self.first["labels"])
         return {
-            "embeddings": np.stack(found).reshape(*shape, *found[0].shape),
-            "logits": logits.reshape(*shape, *logits.shape[1:]),
+            group: {
+                system: {
+                    dim: Measured.of_examples(v) if paired else Measured(v, examples=examples)
+                    for dim, v in sorted(by_dim.items())
+                }
+                for system, by_dim in systems.items()
+            }
+            for group, systems in found.items()
         }
 
+    def compute(self):
+        """Computes what needs the models of all runs, one after another."""
+        for run in tqdm(self.runs, desc="Outputs of runs", unit="run"):
+            self.outputs(run)
+            if run in self.fixed(self.dims.width).values():
+                self.classifier(run)
 
-@functools.lru_cache(maxsize=1024)
-def _fingerprint(run):
-    return run.fingerprint
+    def _kept(self, run, more, compute):
+        """The `Source` of a run's outputs, which are computed where the cache lacks them."""
+        key = {"run": run.fingerprint, "database": self.options.database, **more}
+
+        def arrays():
+            outputs = compute()
+            dims = {"dims": list(outputs.dims), "interpolated": list(outputs.interpolated)}
+            return {**outputs.arrays, **dims}
+
+        def outputs():
+            found = self.cache.arrays(key, arrays)
+            dims, between = (found.pop(name).astype(int) for name in ("dims", "interpolated"))
+            return Outputs(dims.tolist(), found, between.tolist())
+
+        return Source(run.method, run.seed, key, outputs)
+
+    def _load_model(self, run):
+        """(task, model) of a run; the task evaluates with the report's database."""
+        keras.backend.clear_session()
+        task, model = load_trained(run.run)
+        task.config = task.config.copy_and_resolve_references()  # the run's own stays as it was
+        task.config.evaluation.database = self.options.database
+        return task, model
