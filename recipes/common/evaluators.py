@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
+from scipy.stats import spearmanr
 
 from mrl_keras.evaluation import (
     CascadeEvaluator,
@@ -57,7 +58,6 @@ class WordOverlapEvaluator(Evaluator):
     primary_metric = "spearman/tf_idf/all"
 
     def __call__(self, outputs) -> Iterator[tuple[str, float]]:
-        from scipy.stats import spearmanr
         from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
         for name, vectorizer in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from mrl_keras.evaluation.checks import checked_embeddings
 from mrl_keras.nesting import NestingDims
@@ -67,7 +68,6 @@ def spearman(first, second, scores, dims) -> dict[int, float]:
     Raises:
         ValueError: shapes that don't fit, fewer than two pairs, non-finite numbers, or scores
             that are all equal.
-        ImportError: SciPy is missing.
 
     Example:
 
@@ -90,10 +90,6 @@ def spearman(first, second, scores, dims) -> dict[int, float]:
         raise ValueError(
             f"`scores` must differ for a rank correlation. All {len(scores)} are {scores[0]}."
         )
-    try:
-        from scipy.stats import spearmanr
-    except ImportError as error:
-        raise ImportError('This needs SciPy: pip install "mrl_keras[data]"') from error
     found = {}
     for dim, row in zip(NestingDims(dims), np.round(cosines, 10), strict=True):
         found[dim] = float(spearmanr(row, scores).statistic) if np.ptp(row) else float("nan")

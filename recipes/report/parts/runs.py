@@ -60,8 +60,9 @@ def find_runs(paths: Sequence, skip_unfinished: bool = False):
         (list of `TrainedRun`, names of the folders left out).
 
     Raises:
-        ValueError: a folder without runs, a run without a checkpoint or not at its end, no MRL run, two runs of one method, dim and seed, runs of different data sets
-            or of different M.
+        ValueError: a folder without runs, a run without a checkpoint or not at its end, no MRL
+            run, two runs of one method, dim and seed, runs of different data sets or of
+            different M.
     """
     runs, unfinished = [], []
     for workdir in dict.fromkeys(folder for path in paths for folder in _workdirs(path)):
