@@ -31,7 +31,20 @@ MODULES = sorted(
 PACKAGES = ["mrl_keras", *(name for name in MODULES if name.count(".") == 1)]
 
 
-@pytest.mark.parametrize("name", MODULES)
+# Modules whose examples train or load a network for more than 5 seconds.
+SLOW = (
+    "mrl_keras.models.dual_encoder",
+    "mrl_keras.models.garden.image",
+    "mrl_keras.models.masked_lm",
+)
+
+
+def modules():
+    assert set(SLOW) <= set(MODULES)
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODULES]
+
+
+@pytest.mark.parametrize("name", modules())
 def test_examples_in_docstrings(name):
     keras.utils.set_random_seed(0)
     module = importlib.import_module(name)
