@@ -1,7 +1,5 @@
 """Thresholds optimised together, for accuracy at a given number of dims."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import NamedTuple

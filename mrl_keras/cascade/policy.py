@@ -1,12 +1,10 @@
 """`CascadePolicy`: which prefixes a cascade asks, and when it stops."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -87,7 +85,7 @@ class CascadePolicy:
             np.asarray(self.dims)[place[:, 0]],
         )
 
-    def up_to(self, dim: int) -> CascadePolicy:
+    def up_to(self, dim: int) -> Self:
         """Early stopping: the same cascade, whose last prefix is `dim`.
 
         Raises:
@@ -107,7 +105,7 @@ class CascadePolicy:
         }
 
     @classmethod
-    def from_dict(cls, values: dict) -> CascadePolicy:
+    def from_dict(cls, values: dict) -> Self:
         """The policy that `to_dict` gave.
 
         Raises:
@@ -123,7 +121,7 @@ class CascadePolicy:
         write_json(path, self.to_dict())
 
     @classmethod
-    def load(cls, path) -> CascadePolicy:
+    def load(cls, path) -> Self:
         """The policy that `save` wrote."""
         with open(path, encoding="utf-8") as file:
             return cls.from_dict(json.load(file))

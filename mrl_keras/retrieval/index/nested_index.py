@@ -1,10 +1,8 @@
 """A database of embeddings in prefix blocks, so that a rerank reads only the dims it adds."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -109,7 +107,7 @@ class NestedIndex:
         ids: Sequence | None = None,
         options: IndexOptions | None = None,
         progress: bool = False,
-    ) -> NestedIndex:
+    ) -> Self:
         """Builds from a matrix, a memory map, or a generator of row chunks.
 
         Holds the block tables and one chunk, never a second copy of the rows. A ScaNN shortlist
@@ -427,7 +425,7 @@ class NestedIndex:
             write_json(os.path.join(folder, _MANIFEST), manifest)
 
     @classmethod
-    def load(cls, directory: str, memory_map: bool = False) -> NestedIndex:
+    def load(cls, directory: str, memory_map: bool = False) -> Self:
         """Reads an index that `save` wrote.
 
         Args:
