@@ -15,8 +15,8 @@ LABELS = np.arange(6) % 3
 WIDTHS = (0.25, 0.5, 1.0)
 
 
-def classifier(widths=WIDTHS):
-    backbone = image_backbone("small_resnet", (8, 8, 3), width=8, filters=(4, 8))
+def classifier(widths=WIDTHS, filters=(4, 8)):
+    backbone = image_backbone("small_resnet", (8, 8, 3), width=8, filters=filters)
     return slimmable_classifier(backbone, 3, widths)
 
 
@@ -83,12 +83,12 @@ def test_full_width_is_the_backbone_and_each_width_runs_alone(name, options):
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_trains_and_survives_saving(compiled):
-    model = classifier()
+    model = classifier((0.25, 1.0), filters=(4,))
     inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss=MatryoshkaLoss(inner), jit_compile=compiled)
-    model.fit(IMAGES, LABELS, batch_size=6, epochs=2, verbose=0)
+    model.fit(IMAGES, LABELS, batch_size=6, epochs=1, verbose=0)
     statistics = [w for w in model.non_trainable_weights if "moving_mean" in w.path]
-    assert len(statistics) == 6 * len(WIDTHS)
+    assert len(statistics) == 3 * 2
     assert all(np.abs(as_numpy(w)).max() > 0 for w in statistics)
     revived = save_and_load(model)
     expected = model.predict(IMAGES, verbose=0)

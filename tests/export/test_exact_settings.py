@@ -103,15 +103,20 @@ def test_every_searcher_equals_the_oracle(searchers, count, k, seed):
             raise AssertionError(f"{name}: {error}") from error
 
 
-def test_what_tuning_picks_is_exported_as_it_is(tmp_path):
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """(index, the plan that tuning picked, the loaded export of both)."""
     index = cases.index(scann=False, ids=False, rows=ROWS)
-    picked = tune(index, cases.queries(30), options=TuningOptions("recall@5", 0.05))
-    path = export_saved_model(
-        str(tmp_path / "m"), identity(), index=index, plan=picked.best, options=OPTIONS
-    )
-    model = load(path)
+    plan = tune(index, cases.queries(30), options=TuningOptions("recall@5", 0.05)).best
+    folder = str(tmp_path_factory.mktemp("tuned") / "m")
+    path = export_saved_model(folder, identity(), index=index, plan=plan, options=OPTIONS)
+    return index, plan, load(path)
+
+
+def test_what_tuning_picks_is_exported_as_it_is(tuned):
+    index, plan, model = tuned
     served = model.signatures["retrieve"](vectors=tf.constant(cases.queries(9)))
-    expected = index.search(cases.queries(9), picked.best)
+    expected = index.search(cases.queries(9), plan)
     np.testing.assert_array_equal(served["ids"], expected.ids)
     assert served["ids"].shape == (9, 5)
 
