@@ -139,8 +139,8 @@ def train_all(data, options):
 
 
 def encoder_of(model):
-    """images -> embedding (batch, d)."""
-    return keras.Model(model.input, model.get_layer("embedding").output, name="encoder")
+    """images -> the embedding that the head reads, (batch, d)."""
+    return keras.Model(model.input, model.get_layer("head").input, name="encoder")
 
 
 def collect_outputs(model, data):

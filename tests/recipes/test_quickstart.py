@@ -56,7 +56,7 @@ def test_the_table_has_trained_and_interpolated_dims():
         for n in (40, 20)
     )
     data, dims = types.SimpleNamespace(train=train, test=test), NestingDims([2, 4])
-    prefixes = {"MRL": (dims, False), "MRL-E": (dims, True), "FF-4": (NestingDims([4]), False)}
+    prefixes = {"MRL": (dims, False), "MRL-E": (dims, True), "FF-2": (NestingDims([2]), False)}
 
     def model(dims, efficient):
         images = keras.Input((8, 8, 1))
@@ -67,8 +67,8 @@ def test_the_table_has_trained_and_interpolated_dims():
     table, outputs = quickstart.evaluate_all(models, data, dims)
     shown = {name: sorted(values) for name, values in table.columns.items()}
     assert shown == {
-        "MRL linear": [2, 3, 4], "MRL-E linear": [2, 3, 4], "FF linear": [4],
-        "MRL 1-NN": [2, 3, 4], "MRL-E 1-NN": [2, 3, 4], "FF 1-NN": [4],
+        "MRL linear": [2, 3, 4], "MRL-E linear": [2, 3, 4], "FF linear": [2],
+        "MRL 1-NN": [2, 3, 4], "MRL-E 1-NN": [2, 3, 4], "FF 1-NN": [2],
     }  # fmt: skip
     logits = keras.ops.convert_to_numpy(models["MRL"](test.images))
     expected = (logits[:, 1].argmax(axis=-1) == test.labels).mean()
