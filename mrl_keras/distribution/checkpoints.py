@@ -152,7 +152,8 @@ class Checkpoints:
         """(about, {key: array}) of a checkpoint."""
         path, steps = self.path(step), self.steps()
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # np.load leaves its own file open where the archive is damaged.
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 saved = {key: file[key] for key in file.files}
             about = json.loads(saved.pop("about").tobytes())
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
