@@ -134,6 +134,7 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
             *([_Cost(run)] if chief else []),
             keras.callbacks.TensorBoard(run.path(logs), write_graph=False),
         ],
+        "shuffle": False,  # the task shuffles
         "verbose": verbose if chief else 0,
     }
     with explain_image_errors(str(config.data.get("name", "the data set"))):
