@@ -160,7 +160,7 @@ class MeanLoss(keras.metrics.Mean):
     Example:
 
     >>> import keras
-    >>> from mrl_keras.metrics import MeanLoss
+    >>> from mrl_keras.metrics.prefix_metric import MeanLoss
     >>> metric = MeanLoss(keras.losses.MeanSquaredError())
     >>> metric.update_state([[0.0], [0.0]], [[1.0], [3.0]])
     >>> float(metric.result())

@@ -44,6 +44,15 @@ def assert_same(one, other):
         assert b == d
 
 
+def batches(rows, *sampling):
+    return caption_batches(DATA, rows, Sampling(*sampling), captions_per_text=3)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return take(batches(4, 1), 9)
+
+
 class TestArrays:
     def test_texts_are_captions_of_their_images(self):
         seen = collections.defaultdict(set)
@@ -54,21 +63,13 @@ class TestArrays:
                 seen[row].add(text)
         assert all(seen[row] == set(texts) for row, texts in enumerate(CAPTIONS))
 
-    @staticmethod
-    def batches(rows, *sampling):
-        return caption_batches(DATA, rows, Sampling(*sampling), captions_per_text=3)
-
-    @pytest.fixture(scope="class")
-    def whole(self):
-        return take(self.batches(4, 1), 9)
-
     def test_the_seed_decides_and_any_step_can_be_the_first(self, whole):
-        assert_same(take(self.batches(4, 1, 0, 1, 5), 4), whole[5:])
-        other = take(self.batches(4, 2), 9)
+        assert_same(take(batches(4, 1, 0, 1, 5), 4), whole[5:])
+        other = take(batches(4, 2), 9)
         assert any(a[1] != b[1] for a, b in zip(whole, other, strict=True))
 
     def test_workers_share_the_batch_of_one(self, whole):
-        shards = [take(self.batches(2, 1, i, 2), 9) for i in range(2)]
+        shards = [take(batches(2, 1, i, 2), 9) for i in range(2)]
         together = [(np.concatenate([a, c]), b + d) for (a, b), (c, d) in zip(*shards, strict=True)]
         assert_same(together, whole)
 
@@ -179,14 +180,14 @@ def test_errors(folder):
     builder = caption_set("captioned", "captions/text", folder)
     with pytest.raises(ValueError, match="needs a caption. In the split 'bare' .* 1 have none"):
         read_captioned(builder, "bare", "captions/text", 8)
-    batches = streamed_caption_batches(
+    stream = streamed_caption_batches(
         builder, "bare", 11, ImageStreamOptions(8), captions="captions/text"
     )
     with (
         pytest.raises(ValueError, match="Image without captions: .*record"),
         explain_image_errors("captioned"),
     ):
-        take(batches, 1)
+        take(stream, 1)
 
 
 @pytest.mark.skipif(not REAL, reason="TFDS_DATA_DIR holds no emoji_captions")

@@ -136,6 +136,11 @@ def stream(builder, batch_size=4, resolution=8, seed=0, shard=(0, 1), start_step
     return streamed_batches(builder, "train", batch_size, options, sampling)
 
 
+@pytest.fixture(scope="module")
+def whole(streamed):
+    return take(stream(streamed, seed=1), 14)
+
+
 class TestStream:
     def test_every_epoch_holds_every_example_once(self, streamed):
         batches = take(stream(streamed, 23, shuffle_buffer=5), 3)
@@ -144,10 +149,6 @@ class TestStream:
         for images, labels in batches:
             np.testing.assert_array_equal(np.sort(labels), np.arange(23))
             np.testing.assert_array_equal(images[:, 0, 0, 0], 10 * labels)
-
-    @pytest.fixture(scope="class")
-    def whole(self, streamed):
-        return take(stream(streamed, seed=1), 14)
 
     @pytest.mark.parametrize("first", [3, 12])
     def test_any_step_can_be_the_first(self, streamed, whole, first):

@@ -50,6 +50,7 @@ def named(model):
     return zip(("image", "text"), towers(model), strict=True)
 
 
+@pytest.mark.slow
 def test_model_garden_towers_train_compiled_and_survive_a_file(tmp_path):
     keras.utils.set_random_seed(0)
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2}

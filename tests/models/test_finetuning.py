@@ -154,7 +154,7 @@ def test_a_backbone_comes_back_and_the_head_stays(name, tmp_path):
     for one, two in zip(before, model.get_layer("head").get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     embeddings = [
-        keras.Model(m.input, m.get_layer("head").input).predict(IMAGES, verbose=0)
+        keras.Model(m.input, m.get_layer("head").input)(IMAGES, training=False)
         for m in (pretrained, model)
     ]
     np.testing.assert_array_equal(*embeddings)
@@ -195,8 +195,8 @@ def refuse(model, path):
 def test_pretrained_networks_get_the_pixels_they_know():
     options = {"alpha": 0.35, "preprocessing": "own"}
     backbone = image_backbone("applications:MobileNetV2", (32, 32, 3), **options)
-    expected = backbone.layers[-1].predict(IMAGES / 127.5 - 1, verbose=0)
-    np.testing.assert_allclose(backbone.predict(IMAGES, verbose=0), expected, atol=1e-5)
+    expected = backbone.layers[-1](IMAGES / 127.5 - 1, training=False)
+    np.testing.assert_allclose(backbone(IMAGES, training=False), expected, atol=1e-5)
     with pytest.raises(ValueError, match="`preprocessing` must be own or channels. Received 'my'"):
         image_backbone("applications:MobileNetV2", (32, 32, 3), alpha=0.35, preprocessing="my")
 
@@ -210,5 +210,5 @@ def test_pretrained_weights_choose_their_own_pixels(tmp_path):
     network.save_weights(path)
     backbone = image_backbone("applications:MobileNet", (32, 32, 3), weights=path, alpha=0.25)
     pixels = keras.applications.mobilenet.preprocess_input(IMAGES.copy())
-    expected = network.predict(pixels, verbose=0)
-    np.testing.assert_allclose(backbone.predict(IMAGES, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    expected = network(pixels, training=False)
+    np.testing.assert_allclose(backbone(IMAGES, training=False), expected, rtol=1e-4, atol=1e-4)

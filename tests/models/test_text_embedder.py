@@ -49,6 +49,28 @@ def test_poolings():
         text_embedder(6, pooling="max", **SIZES)
 
 
+def test_outputs_are_cosines_of_all_pairs_and_of_each_pair():
+    words = {"words": keras.Input((4,), name="words")}
+    embedder = keras.Model(words, keras.layers.Dense(8)(words["words"]))
+    model = sentence_pairs(embedder, [2, 8], temperature=0.1)
+    one, two = (RNG.standard_normal((5, 4)).astype("float32") for _ in range(2))
+    outputs = model({"first_words": one, "second_words": two})
+    one, two = (np.asarray(model.get_layer("embedder")({"words": x})) for x in (one, two))
+    check_cosines(outputs, one, two)
+
+
+def check_cosines(outputs, one, two):
+    for p, dim in enumerate((2, 8)):
+        rows, others = (
+            e[:, :dim] / np.linalg.norm(e[:, :dim], axis=1, keepdims=True) for e in (one, two)
+        )
+        found = np.asarray(outputs["similarity"])[:, p]
+        np.testing.assert_allclose(found, rows @ others.T / 0.1, atol=1e-4)
+        found = np.asarray(outputs["cosine"])[:, p, 0]
+        np.testing.assert_allclose(found, np.sum(rows * others, 1), atol=1e-5)
+
+
+@pytest.mark.slow
 def test_pairs_train_compiled_by_both_objectives_and_survive_a_file(tmp_path):
     keras.utils.set_random_seed(0)
     model = sentence_pairs(text_embedder(6, width=8, **SIZES), [2, 8], temperature=0.1)
@@ -73,12 +95,7 @@ def test_pairs_train_compiled_by_both_objectives_and_survive_a_file(tmp_path):
         embedder.predict({n: x[f"{side}_{n}"] for n in embedder.input}, verbose=0)
         for side in ("first", "second")
     )
-    for p, dim in enumerate((2, 8)):
-        rows, others = (
-            e[:, :dim] / np.linalg.norm(e[:, :dim], axis=1, keepdims=True) for e in (one, two)
-        )
-        np.testing.assert_allclose(outputs["similarity"][:, p], rows @ others.T / 0.1, atol=1e-4)
-        np.testing.assert_allclose(outputs["cosine"][:, p, 0], np.sum(rows * others, 1), atol=1e-5)
+    check_cosines(outputs, one, two)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for a, b in zip(model.weights, loaded.weights, strict=True):
