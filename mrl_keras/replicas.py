@@ -14,7 +14,7 @@ def gather_rows(values):
     """
     if keras.backend.backend() != "tensorflow" or isinstance(values, keras.KerasTensor):
         return values
-    from mrl_keras.distribution.gather import gather
+    from mrl_keras.distribution.replicas import gather
 
     return gather(values)
 

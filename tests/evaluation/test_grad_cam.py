@@ -98,6 +98,7 @@ def test_convolutional_backbones():
         np.testing.assert_allclose(inner, heat, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stage", "options"),
     [

@@ -44,7 +44,7 @@ def train_two_steps(task, model):
     """Trains at static shapes; returns the logs."""
     data = task.train_data(task.config.batch_size, Sampling(task.config.seed))
     assert all(None not in spec.shape for spec in data.element_spec)
-    history = model.fit(data, steps_per_epoch=2, epochs=1, verbose=0).history
+    history = model.fit(data, steps_per_epoch=2, epochs=1, verbose=0, shuffle=False).history
     assert np.isfinite(history["loss"][0])
     assert {f"top1_d{dim}" for dim in task.dims} <= set(history)
 
@@ -77,10 +77,15 @@ def test_evaluators_measure_the_head_and_the_neighbours(trained):
         *(f"top1/linear/{dim}" for dim in task.dims),
         *(f"top1/1nn/{dim}" for dim in task.dims.with_interpolated()),
     ]
-    validation = task.validation_data(task.config.batch_size)
-    checked = model.evaluate(validation, verbose=0, return_dict=True)
-    for dim in task.dims:
-        np.testing.assert_allclose(values[f"top1/linear/{dim}"], checked[f"top1_d{dim}"], atol=0.1)
+    check_linear(task, model, values)
+
+
+def check_linear(task, model, values):
+    """The accuracies of the head are those of the model on the images themselves."""
+    test = task.test_images()
+    right = np.asarray(model(test.images)).argmax(axis=-1) == test.labels[:, None]
+    for dim, accuracy in zip(task.dims, right.mean(axis=0), strict=True):
+        assert values[f"top1/linear/{dim}"] == pytest.approx(accuracy, abs=0.1)
 
 
 def test_the_exported_model_classifies_as_the_trained_one(trained, tmp_path):
@@ -161,9 +166,7 @@ def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_p
     train_two_steps(task, model)
     values = dict(task.evaluate(model))
     assert list(values) == [f"top1/{kind}/{m}" for kind in ("linear", "1nn") for m in task.dims]
-    checked = model.evaluate(task.validation_data(16), verbose=0, return_dict=True)
-    for dim in task.dims:
-        assert values[f"top1/linear/{dim}"] == pytest.approx(checked[f"top1_d{dim}"])
+    check_linear(task, model, values)
     with pytest.raises(ValueError, match="has no prefixes to serve"):
         task.export(model, tmp_path)
 

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl_keras.evaluation import FewShotEvaluator, few_shot_accuracy
@@ -70,6 +70,7 @@ json_parts = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(json_parts, json_parts)
 def test_keys_are_equal_exactly_where_the_content_is(one, other):
     same = repr(one) == repr(other) or json.dumps(one, sort_keys=True) == json.dumps(
