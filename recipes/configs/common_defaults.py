@@ -25,3 +25,26 @@ def tiny(config, batch_size=16):
     config.steps = 12
     config.checkpoint_every = 6
     return config
+
+
+def image_data(**others):
+    """The `data` of a task that reads images; `others` are its own keys and values."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "",
+            "data_dir": "",
+            "train_split": "train",
+            "eval_split": "test",
+            "in_memory": True,
+            "max_examples": 0,
+            "augment": "pad_crop_flip",
+            "dtype": "uint8",
+            "resolution": (224, 224),
+            "ramp": (0.725, 0.85),
+            "eval_resolution": 224,
+            "shuffle_buffer": 8192,
+            "made_shape": (16, 16, 3),
+            "made_examples": 64,
+            **others,
+        }
+    )

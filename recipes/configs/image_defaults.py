@@ -24,26 +24,7 @@ def defaults():
     config.label_smoothing = 0.0
 
     config.model = ml_collections.ConfigDict({"backbone": "", "options": {}})
-    config.data = ml_collections.ConfigDict(
-        {
-            "name": "",
-            "data_dir": "",
-            "train_split": "train",
-            "eval_split": "test",
-            "in_memory": True,
-            "max_examples": 0,
-            "augment": "pad_crop_flip",
-            "dtype": "uint8",
-            "resolution": (224, 224),
-            "ramp": (0.725, 0.85),
-            "eval_resolution": 224,
-            "eval_crop": 0.875,
-            "shuffle_buffer": 8192,
-            "made_shape": (16, 16, 3),
-            "made_classes": 4,
-            "made_examples": 64,
-        }
-    )
+    config.data = common_defaults.image_data(eval_crop=0.875, made_classes=4)
     config.evaluators = evaluator_options("linear", "neighbours")
     config.evaluation = ml_collections.ConfigDict({"database": 0, "batch_size": 500})
     return config

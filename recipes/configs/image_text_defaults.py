@@ -21,26 +21,8 @@ def defaults():
     config.vocabulary = ml_collections.ConfigDict(
         {"size": 30_000, "least_count": 10, "lower_case": True}
     )
-    config.data = ml_collections.ConfigDict(
-        {
-            "name": "",
-            "data_dir": "",
-            "captions": "captions",
-            "captions_per_text": 1,
-            "train_split": "train",
-            "eval_split": "test",
-            "in_memory": True,
-            "max_examples": 0,
-            "augment": "pad_crop_flip",
-            "dtype": "uint8",
-            "resolution": (224, 224),
-            "ramp": (0.725, 0.85),
-            "eval_resolution": 224,
-            "eval_crop": 1.0,
-            "shuffle_buffer": 8192,
-            "made_shape": (16, 16, 3),
-            "made_examples": 64,
-        }
+    config.data = common_defaults.image_data(
+        captions="captions", captions_per_text=1, eval_crop=1.0
     )
     config.evaluators = evaluator_options("image_text_recall")
     config.evaluation = ml_collections.ConfigDict(

@@ -1,17 +1,13 @@
-"""Trains a dual encoder with 1 replica and with 2 CPU replicas and writes what came out.
-
-Run as a process of its own, since devices are split before TensorFlow starts:
-`python -m tests.support.global_contrastive OUTPUT.npz`
-"""
+"""Trains a dual encoder: see `replica_runs`."""
 
 import sys
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from mrl_keras import InBatchAccuracy, MatryoshkaLoss, SymmetricContrastive, per_prefix
 from mrl_keras.models import dual_encoder
+from tests.support.replica_runs import save_runs
 
 DIMS = [2, 4, 8]
 PAIRS, BATCH = 32, 16
@@ -57,13 +53,5 @@ def trained(strategy):
     return results
 
 
-def main(path):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    found = {1: trained(tf.distribute.get_strategy()), 2: trained(two)}
-    np.savez(path, **{f"{n}/{name}": x for n, one in found.items() for name, x in one.items()})
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    save_runs(trained, sys.argv[1])
