@@ -72,14 +72,16 @@ def test_a_trained_run_is_left_alone(uninterrupted):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_bit_for_bit(uninterrupted, tmp_path):
-    arguments = *SHORT, f"--workdir={tmp_path}", "--evaluate=False"
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path):
+    long = *SMALL, *lengths(400, 10), "--evaluate=False"
+    run_here("train.py", *long, f"--workdir={tmp_path / 'whole'}")
+    arguments = *long, f"--workdir={tmp_path / 'killed'}"
     process = start("train.py", *arguments)
-    wait_for_checkpoint(tmp_path, [process])
+    wait_for_checkpoint(tmp_path / "killed", [process])
     os.kill(process.pid, signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
     assert "Going on after step" in run("train.py", *arguments)
-    assert_weights(weights(uninterrupted[0]), weights(tmp_path))
+    assert_weights(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
 def test_evaluate_reads_the_work_directory(uninterrupted):
@@ -150,6 +152,7 @@ import atexit, json, os, sys
 @atexit.register
 def write():
     from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
+    sys.modules.pop("__mp_main__", None)  # multiprocessing's other name of the object __main__
     modules = dict(sys.modules).items()
     files = {name: module.__file__ for name, module in modules if getattr(module, "__file__", None)}
     with open(os.environ["LOADED"], "w") as file:
@@ -167,15 +170,18 @@ def test_a_file_and_a_module_load_each_module_once(tmp_path):
             f"--workdir={tmp_path / script}", cwd=tmp_path,
             LOADED=str(tmp_path / f"{script}.json"), PYTHONPATH=os.pathsep.join(map(str, paths)),
         )  # fmt: skip
-    for script, process in processes.items():
+    for process in processes.values():
         code, output = finish(process)
         assert code == 0, output[-3000:]
+    for script in processes:
         loaded = json.loads((tmp_path / f"{script}.json").read_text())
         files = {name: file for name, file in loaded["files"].items() if str(root) in file}
         assert files["recipes.tasks.image_classification"].startswith(str(RECIPES))
         assert len(files) > 30
         assert len(set(files.values())) == len(files)
-        assert all(name.startswith(("recipes", "mrl_keras", "__main__")) for name in files)
+        # ml_collections loads the config's file, which nothing else imports, by a name of its own.
+        names = [name for name in files if not name.startswith(("recipes.", "mrl_keras"))]
+        assert {"__main__", "recipes"} >= {name for name in names if "config" not in name}
         assert len(set(loaded["classes"])) == len(loaded["classes"])
     assert_weights(*(weights(tmp_path / script) for script in processes))
 
