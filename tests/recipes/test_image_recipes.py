@@ -25,7 +25,7 @@ def get_config(name, mode="tiny", **changes):
     return config
 
 
-def compiled_task(name, **changes):
+def compiled_task(name, jit_compile, **changes):
     """(task, compiled model) of a tiny configuration."""
     config = get_config(name, **changes)
     keras.utils.set_random_seed(0)
@@ -35,7 +35,7 @@ def compiled_task(name, **changes):
         optimizer(config, model.trainable_variables),
         task.loss(),
         metrics=task.metrics(),
-        jit_compile=True,
+        jit_compile=jit_compile,
     )
     return task, model
 
@@ -49,16 +49,20 @@ def train_two_steps(task, model):
     assert {f"top1_d{dim}" for dim in task.dims} <= set(history)
 
 
-SLOW = ("resnet50_imagenet", "vit_b16_jft", "cifar10_vit", "resnet50_finetune", "cifar10_finetune")
+SLOW = (*CONFIGS, "resnet50_finetune", "cifar10_finetune")
 
 
 @pytest.fixture(
     scope="module",
-    params=["cifar10_resnet", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
+    params=[
+        ("cifar10_resnet", False),
+        *(pytest.param((name, True), marks=pytest.mark.slow) for name in SLOW),
+    ],
+    ids=str,
 )
 def trained(request):
     """(task, model, its weights before training) of one configuration, shared by the tests."""
-    task, model = compiled_task(request.param)
+    task, model = compiled_task(*request.param)
     before = [weight.numpy() for weight in model.trainable_variables]
     train_two_steps(task, model)
     return task, model, before
@@ -88,6 +92,7 @@ def check_linear(task, model, values):
         assert values[f"top1/linear/{dim}"] == pytest.approx(accuracy, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_exported_model_classifies_as_the_trained_one(trained, tmp_path):
     task, model, _ = trained
     served = load(task.export(model, tmp_path / "model"))
@@ -160,10 +165,15 @@ def test_other_heads(head):
     assert "top1/1nn/2" in values
 
 
-def test_a_slimmable_network_trains_compiled_and_is_measured_at_each_width(tmp_path):
-    task, model = compiled_task("cifar10_resnet", head="slimmable")
+@pytest.mark.slow
+def test_a_compiled_step_trains_a_slimmable_network():
+    train_two_steps(*compiled_task("cifar10_resnet", True, head="slimmable"))
+
+
+def test_a_slimmable_network_is_measured_at_each_width(tmp_path):
+    task = Task(get_config("cifar10_resnet", head="slimmable"))
     assert list(task.dims) == [4, 8, 12, 16]
-    train_two_steps(task, model)
+    model = task.build_model()
     values = dict(task.evaluate(model))
     assert list(values) == [f"top1/{kind}/{m}" for kind in ("linear", "1nn") for m in task.dims]
     check_linear(task, model, values)
