@@ -8,6 +8,7 @@ import dataclasses
 import fnmatch
 import functools
 import graphlib
+import itertools
 import pathlib
 import re
 import subprocess
@@ -240,3 +241,12 @@ def test_importing_the_package_needs_keras_alone_and_changes_nothing():
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )
     assert process.stdout.strip() == "[]"
+
+
+def test_the_way_of_a_batch_is_as_contributing_lists_it():
+    way = CONTRIBUTING.split("## From a data set to a served query")[1]
+    visits = re.findall(r"`((?:mrl_keras|recipes)/[\w/]+\.py)`", way)
+    assert all((ROOT / path).is_file() for path in visits)
+    changes = sum(one != other for one, other in itertools.pairwise(visits))
+    assert f"{len(visits)} visits, so {changes} changes" in way.replace("\n", " ")
+    assert changes <= 30

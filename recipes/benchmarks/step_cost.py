@@ -75,7 +75,7 @@ def resnet50_step(system, jit_compile, options):
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
         MatryoshkaLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
-        metrics=per_prefix(keras.metrics.SparseCategoricalAccuracy(name="top_1"), dims),
+        metrics=per_prefix(keras.metrics.SparseCategoricalAccuracy(name="top1"), dims),
         jit_compile=jit_compile,
     )
     rng = np.random.default_rng(0)
@@ -100,11 +100,11 @@ def bert_step(system, jit_compile, options):
     if system == "FF":
         head, read = MaskedLMHead(bert, [width]), [hidden, inputs["positions"]]
         inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        metric = keras.metrics.SparseCategoricalAccuracy(name="top_1")
+        metric = keras.metrics.SparseCategoricalAccuracy(name="top1")
     else:
         head = MaskedLMHead(bert, NestingDims.halving(width, 6 if options.tiny else 12))
         read = [hidden, inputs["positions"], inputs["labels"]]
-        inner, metric = MaskedLMCrossentropy(), MaskedLMAccuracy(name="top_1")
+        inner, metric = MaskedLMCrossentropy(), MaskedLMAccuracy(name="top1")
     model = keras.Model(inputs, head(read))
     model.compile(
         keras.optimizers.AdamW(1e-4),

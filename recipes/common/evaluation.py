@@ -1,5 +1,7 @@
 """Evaluating a trained run: the values of its evaluators, printed and written to results.csv."""
 
+import fnmatch
+
 from mrl_keras.files import write_csv
 from recipes.common.training import load_trained
 
@@ -20,6 +22,10 @@ def evaluate_run(run):
     for name, value in task.evaluate(model):
         found[name] = float(value)
         print(f"{name:40} {value:10.4f}", flush=True)
+    for evaluator in task.evaluators():
+        main = fnmatch.filter(found, evaluator.primary_metric)
+        if main:
+            print(f"primary: {main[0]} {found[main[0]]:.4f} to {main[-1]} {found[main[-1]]:.4f}")
     rows = [{"name": name, "value": value, "step": step} for name, value in found.items()]
     write_csv(run.path("results.csv"), rows)
     return found
