@@ -31,17 +31,21 @@ def test_micro_batches_and_replicas_equal_one_large_batch(tmp_path):
     ablations += ("--config.relative_importance=8:2,16:1.5",)
     common = *SGD, *CONSTANT, *ablations, "--evaluate=False"
     four = "--config.batch_size=4", "--config.gradient_accumulation=4", *lengths(80, 80)
-    mirrored = *lengths(20, 20), "--strategy=mirrored", "--logical_cpus=2"
-    process = start("train.py", VIT, *common, *mirrored, f"--workdir={tmp_path / 'mirrored'}")
-    outputs = [
-        run_here("train.py", VIT, *common, *arguments, f"--workdir={tmp_path / name}")
-        for name, arguments in {"one": lengths(20, 20), "accumulated": four}.items()
+    runs = {
+        "one": lengths(20, 20),
+        "accumulated": four,
+        "mirrored": (*lengths(20, 20), "--strategy=mirrored", "--logical_cpus=2"),
+    }
+    # Processes of their own: seeds set again do not reach tf_keras, which Model Garden's ViT uses.
+    started = [
+        start("train.py", VIT, *common, *arguments, f"--workdir={tmp_path / name}")
+        for name, arguments in runs.items()
     ]
-    code, output = finish(process)
-    assert code == 0, output[-3000:]
-    for text in (*outputs, output):
+    for process in started:
+        code, output = finish(process)
+        assert code == 0, output[-3000:]
         for dim in (8, 16, 24):
-            assert f"val_top1_d{dim}" in text
+            assert f"val_top1_d{dim}" in output
     one = model_weights(tmp_path / "one")
     for name in ("accumulated", "mirrored"):
         other = model_weights(tmp_path / name)

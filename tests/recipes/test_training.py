@@ -212,7 +212,7 @@ def workers(config, folder, *arguments):
 def test_two_workers_equal_one_process(config, steps, tmp_path):
     arguments = *lengths(steps, steps), *SGD
     both = workers(config, tmp_path / "two", *arguments)
-    run_here("train.py", config, f"--workdir={tmp_path / 'one'}", "--evaluate=False", *arguments)
+    run("train.py", config, f"--workdir={tmp_path / 'one'}", "--evaluate=False", *arguments)
     for process in both:
         code, output = finish(process)
         assert code == 0, output[-3000:]
