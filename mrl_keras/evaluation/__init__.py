@@ -60,7 +60,7 @@ from mrl_keras.evaluation.classification.long_tail import (
     long_tail_accuracy,
     long_tailed_rows,
 )
-from mrl_keras.evaluation.classification.neighbours import among_votes, knn_accuracy, majority_vote
+from mrl_keras.evaluation.classification.neighbours import knn_accuracy
 from mrl_keras.evaluation.classification.robustness import (
     RobustnessRow,
     class_mapping,
@@ -108,7 +108,7 @@ from mrl_keras.evaluation.run import (
     evaluate,
     needed_names,
 )
-from mrl_keras.evaluation.text.similarity import prefix_cosines, spearman
+from mrl_keras.evaluation.text.similarity import spearman
 
 __all__ = [
     "AccuracyTable",
@@ -139,7 +139,6 @@ __all__ = [
     "TEMPLATES",
     "ZeroShotEvaluator",
     "adaptive_grid",
-    "among_votes",
     "class_accuracy",
     "class_mapping",
     "class_trends",
@@ -157,7 +156,6 @@ __all__ = [
     "linear_probe_accuracy",
     "long_tail_accuracy",
     "long_tailed_rows",
-    "majority_vote",
     "mapped_labels",
     "ndcg",
     "needed_names",
@@ -165,7 +163,6 @@ __all__ = [
     "overlay",
     "pair_recall",
     "plan_retrieval_table",
-    "prefix_cosines",
     "prompts",
     "read_hierarchy",
     "relative_class_accuracy",

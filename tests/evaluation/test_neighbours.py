@@ -4,7 +4,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
 from mrl_keras import NestingDims
-from mrl_keras.evaluation import among_votes, knn_accuracy, majority_vote
+from mrl_keras.evaluation import knn_accuracy
+from mrl_keras.evaluation.classification.neighbours import among_votes, majority_vote
 
 RNG = np.random.default_rng(0)
 TRAIN = RNG.standard_normal((120, 8)).astype("float32")

@@ -6,11 +6,11 @@ from sklearn.metrics import ndcg_score
 from mrl_keras.evaluation import (
     ndcg,
     pair_recall,
-    prefix_cosines,
     prompts,
     spearman,
     zero_shot_accuracy,
 )
+from mrl_keras.evaluation.text.similarity import prefix_cosines
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND = RNG.standard_normal((2, 40, 8))

@@ -25,7 +25,6 @@ def prefix_cosines(first, second, dims) -> np.ndarray:
 
     Example:
 
-    >>> from mrl_keras.evaluation import prefix_cosines
     >>> prefix_cosines(np.array([[1.0, 0.0]]), np.array([[3.0, 4.0]]), dims=[1, 2]).tolist()
     [[1.0], [0.6]]
     """
