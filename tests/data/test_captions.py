@@ -147,6 +147,7 @@ def test_reading(folder):
     assert sorted(single.captions)[0] == ("title 0",)
 
 
+@pytest.mark.slow
 def test_stream(folder):
     builder = caption_set("captioned", "captions/text", folder)
 

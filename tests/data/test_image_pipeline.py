@@ -48,6 +48,7 @@ class TestArrays:
         for images, labels in take(array_batches(DATA, 4, augment=None), 5):
             np.testing.assert_array_equal(images, DATA.images[labels])
 
+    @pytest.mark.slow
     def test_the_seed_decides_and_any_step_can_be_the_first(self):
         whole = take(array_batches(DATA, 4, Sampling(1)), 9)
         assert_same(take(array_batches(DATA, 4, Sampling(1)), 9), whole)
@@ -55,6 +56,7 @@ class TestArrays:
         other = take(array_batches(DATA, 4, Sampling(2)), 9)
         assert any((a[1] != b[1]).any() for a, b in zip(whole, other, strict=True))
 
+    @pytest.mark.slow
     def test_workers_share_the_batch_of_one(self):
         whole = take(array_batches(DATA, 6, Sampling(1, start_step=2)), 5)
         shards = [
@@ -173,6 +175,7 @@ class TestStream:
             sets.append({label for _, labels in batches for label in labels})
         assert len(set.union(*sets)) == 3 * len(chosen)
 
+    @pytest.mark.slow
     def test_resolution_changes_at_its_step_and_is_static_where_one_is_left(self, streamed):
         stages = [(0, 8), (3, 16)]
         sizes = [x.shape[1] for x, _ in take(stream(streamed, resolution=stages), 5)]

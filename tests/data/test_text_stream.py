@@ -74,6 +74,7 @@ def test_sets_share_each_batch_and_every_document_comes_once_a_pass(sources):
     assert len(np.unique(seeds, axis=0)) == 80  # no two windows are drawn alike
 
 
+@pytest.mark.slow
 def test_any_step_can_be_the_first(sources):
     whole = take(stream(sources, characters=60), 12)
     for (a, b), (c, d) in zip(
@@ -84,6 +85,7 @@ def test_any_step_can_be_the_first(sources):
 
 
 @pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.slow
 def test_the_global_seed_does_not_matter(sources, seed):
     whole = take(stream(sources), 8)
     tf.random.set_seed(seed)

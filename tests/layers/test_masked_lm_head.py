@@ -206,6 +206,7 @@ def test_padded_positions_do_not_train():
         (keras.layers.ReversibleEmbedding, "mixed_float16", False),
     ],
 )
+@pytest.mark.slow
 def test_a_language_model_is_trained_and_keeps_its_tied_table(kind, dtype, jit_compile):
     # Without the compiler, the last batch is partial.
     inputs = tokens_positions_labels(48 if jit_compile else 40)

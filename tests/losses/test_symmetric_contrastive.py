@@ -198,6 +198,7 @@ def test_sample_weights():
         pytest.param(True, "mixed_bfloat16", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_dual_encoder_is_trained(jit_compile, dtype):
     """Shuffled pairs, a partial last batch, a learnable temperature, and the saved model."""
     keras.utils.set_random_seed(0)

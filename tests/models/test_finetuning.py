@@ -57,6 +57,7 @@ LAST = {
 
 
 @pytest.mark.parametrize("name", LAST)
+@pytest.mark.slow
 def test_every_backbone_freezes_by_name(name):
     model = classifier(name)
     trained = train_only(model, ["head", LAST[name]])

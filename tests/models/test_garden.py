@@ -99,6 +99,7 @@ def test_a_config_of_earlier_files_loads_and_every_option_returns():
         GardenResNet(18, depth=3)
 
 
+@pytest.mark.slow
 def test_training_reaches_every_weight_and_statistic(trainable):
     model, backbone, data = trainable
     backbone.frozen = backbone.stages
@@ -146,6 +147,7 @@ def test_every_variable_is_in_one_stage(trainable):
     assert sorted(inside) == sorted(id(v) for v in backbone.variables)
 
 
+@pytest.mark.slow
 def test_frozen_stages_stay_as_they_are(trainable):
     model, backbone, data = trainable
     first, last = backbone.stages[0], backbone.stages[-1]
@@ -201,6 +203,7 @@ def no_dropout(kind):
 
 
 @each
+@pytest.mark.slow
 def test_mixed_bfloat16_keeps_float32_weights(kind):
     model, backbone, data = classifier(kind, dtype="mixed_bfloat16")
     assert {v.dtype for v in backbone.trainable_variables} == {"float32"}

@@ -16,6 +16,7 @@ def backbone():
 
 
 @pytest.mark.parametrize("efficient", [False, True])
+@pytest.mark.slow
 def test_trains_saves_and_reloads(efficient):
     model = image_classifier(backbone(), 3, [2, 4, 8], efficient=efficient)
     assert model.output_shape == (None, 3, 3)

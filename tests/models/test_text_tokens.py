@@ -41,6 +41,7 @@ def test_every_argument_is_in_the_config():
     assert (again.vocabulary, again.kept) == (tuple(PIECES), ("[MASK]",))
 
 
+@pytest.mark.slow
 def test_a_keras_file_and_an_export_take_raw_text(tmp_path):
     model = embedder()
     expected = model(tf.constant(TEXTS))
