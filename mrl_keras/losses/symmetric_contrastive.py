@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register, register_as
 from mrl_keras.replicas import gather_rows, replica_position
 
@@ -210,7 +211,7 @@ def _check_labels(y_true, shape):
 
 
 @register
-class SymmetricContrastive(keras.losses.Loss):
+class SymmetricContrastive(LabelledLoss):
     """Contrastive loss of a batch of pairs: softmax crossentropy over rows and over columns.
 
     loss[i] = (logsumexp_j S[i, j] + logsumexp_k S[k, y_i]) / 2 - S[i, y_i]
@@ -238,7 +239,7 @@ class SymmetricContrastive(keras.losses.Loss):
             - "labels": `y_true` holds the positive's column within the batch: it must be
               made after shuffling and batching.
 
-            Only "labels" reads `y_true`; `fit` wants one anyway: `arange` or zeros. Default
+            Only "labels" reads `y_true`: with the others `fit(x)` needs no labels. Default
             "diagonal".
         reduction: over the batch, as in every Keras loss. Default "sum_over_batch_size".
         name: default "symmetric_contrastive".
@@ -246,7 +247,7 @@ class SymmetricContrastive(keras.losses.Loss):
 
     Call arguments:
         y_true: with `positives="labels"` integers (n,) or (n, 1); a label outside [0, m)
-            gives NaN. Otherwise anything that has n rows.
+            gives NaN. Otherwise not read: None, or anything that has n rows.
         y_pred: logits (n, m), or nested (n, prefixes, m) as `MatryoshkaSimilarity` gives.
             With "diagonal" columns beyond the first n are further negatives; with "gathered"
             m is n times the number of replicas.
@@ -288,6 +289,10 @@ class SymmetricContrastive(keras.losses.Loss):
             _check_own_columns(prefixes[0].shape)
         labels = y_true if self.positives == "labels" else None
         return sum(symmetric_contrastive(labels, logits) for logits in prefixes)
+
+    @property
+    def _reads_labels(self):
+        return self.positives == "labels"
 
     def get_config(self):
         return {**super().get_config(), "positives": self.positives, "dtype": self.dtype}
