@@ -6,6 +6,7 @@ from keras import ops
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register
+from mrl_keras.sharing import HeldBySiblings
 
 
 def split_blocks(x, dims, axis=-1):
@@ -63,7 +64,7 @@ def separate_prefix_logits(x, kernels, biases, dims):
 
 
 @register
-class MatryoshkaDense(keras.layers.Layer):
+class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
     """Linear classifiers on every trained prefix of an embedding, as one layer.
 
     With prefix sizes m in M (Eq. 1):
