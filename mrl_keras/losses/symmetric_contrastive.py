@@ -104,6 +104,8 @@ def symmetric_contrastive(y_true, y_pred):
         y_true = ops.convert_to_tensor(y_true)
         _check_labels(y_true, logits.shape)
         labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+    if 0 in tuple(logits.shape):  # no row, or no column for a label to name
+        return ops.sum(logits, axis=1) + (0.0 if logits.shape[0] == 0 else float("nan"))
     rows, columns = ops.shape(logits)
     inside = ops.logical_and(labels >= 0, labels < columns)
     labels = ops.where(inside, labels, 0)
@@ -141,6 +143,8 @@ def gathered_symmetric_contrastive(y_pred):
     logits = _wide(y_pred)
     index, replicas = replica_position()
     _check_gathered(logits.shape, replicas)
+    if replicas == 1 and logits.shape[0] == 0:
+        return ops.sum(logits, axis=1)
     rows = ops.shape(logits)[0]
     sums = row_and_column_logsumexp(logits)
     parts = gather_rows(ops.expand_dims(sums[rows:], 0))
@@ -156,7 +160,14 @@ def _wide(logits):
 
 def _crossentropies(logits, labels, rows, columns):
     """The mean of both crossentropies, from the logsumexp of all rows and of all columns."""
-    positive = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(labels, 1), axis=1), 1)
+
+    def of_rows():
+        return ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(labels, 1), axis=1), 1)
+
+    if logits.shape[0] is None:  # TensorFlow cannot take from a matrix without rows and columns
+        positive = ops.cond(ops.shape(logits)[0] > 0, of_rows, lambda: ops.sum(logits, axis=1))
+    else:
+        positive = of_rows()
     return 0.5 * (rows + ops.take(columns, labels)) - positive
 
 
