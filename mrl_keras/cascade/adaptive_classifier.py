@@ -10,10 +10,11 @@ import numpy as np
 
 from mrl_keras.cascade.policy import CascadePolicy
 from mrl_keras.registry import deserialize_argument, register
+from mrl_keras.sharing import HoldsModelLayer
 
 
 @register
-class AdaptiveClassifier(keras.layers.Layer):
+class AdaptiveClassifier(HoldsModelLayer, keras.layers.Layer):
     """Classifies each embedding with the smallest prefix that is confident enough.
 
     The first prefix of the policy scores the whole batch. Rows whose largest probability is
@@ -59,6 +60,8 @@ class AdaptiveClassifier(keras.layers.Layer):
     Source: arXiv 2205.13147, Section 4.2.1.
     """
 
+    _held = "classifier"
+
     def __init__(self, classifier, policy, **kwargs):
         if keras.config.backend() != "tensorflow":
             raise ValueError(
@@ -89,6 +92,11 @@ class AdaptiveClassifier(keras.layers.Layer):
 
         The first is the batch; the sum of these counts times the dims is the work that was done.
         """
+        if isinstance(inputs, keras.KerasTensor):
+            raise ValueError(
+                "`rows_per_prefix` counts rows of data. Received the symbolic "
+                f"{inputs!r}: call it on the embeddings that the model gives."
+            )
         inputs = keras.ops.convert_to_tensor(inputs)
         if not self.built:
             self.build(inputs.shape)
@@ -145,8 +153,8 @@ class AdaptiveClassifier(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(
-            **deserialize_argument(config, "classifier", keras.saving.deserialize_keras_object)
+        return cls._revive(
+            deserialize_argument(config, "classifier", keras.saving.deserialize_keras_object)
         )
 
 

@@ -8,6 +8,7 @@ from mrl_keras.layers.matryoshka_dense import efficient_prefix_logits
 from mrl_keras.layers.nested_softmax import nested_label_scores
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import deserialize_argument, register
+from mrl_keras.sharing import HoldsModelLayer
 
 
 def gather_positions(hidden, positions):
@@ -30,7 +31,7 @@ def gather_positions(hidden, positions):
 
 
 @register
-class MaskedLMHead(keras.layers.Layer):
+class MaskedLMHead(HoldsModelLayer, keras.layers.Layer):
     """BERT's masked language model head, with nested classifiers tied to the embedding table.
 
     At the masked positions, h = LayerNorm(activation(x @ W + c)), as in BERT; prefix m's
@@ -55,8 +56,9 @@ class MaskedLMHead(keras.layers.Layer):
     Args:
         embedding: the input embedding, a Keras layer with a weight `embeddings`
             (vocabulary, d), such as `keras.layers.Embedding` or `ReversibleEmbedding`. It
-            stays shared when a model with both is saved and loaded. Freezing this layer
-            freezes it, too.
+            stays shared when a model with both is saved and loaded, cloned or made of its
+            config: there it is found by its class, name and config. Freezing this layer freezes
+            it, too.
         nesting_dims: `NestingDims` or list of ints that ends at d.
         activation: Keras activation of the dense layer. Default "gelu".
         kernel_initializer: of the dense layer W (width, d). Default "glorot_uniform".
@@ -107,6 +109,8 @@ class MaskedLMHead(keras.layers.Layer):
     Source: arXiv 2205.13147, Section 3 (weight-tying for masked language models), Table 7
     (accuracy of each prefix), Appendix C.
     """
+
+    _held = "embedding"
 
     def __init__(
         self,
@@ -211,7 +215,7 @@ class MaskedLMHead(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_argument(config, "embedding", keras.layers.deserialize))
+        return cls._revive(deserialize_argument(config, "embedding", keras.layers.deserialize))
 
 
 def _check_embedding(embedding):

@@ -6,6 +6,7 @@ from keras import ops
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register
+from mrl_keras.sharing import HeldBySiblings
 
 
 def split_blocks(x, dims, axis=-1):
@@ -63,7 +64,7 @@ def separate_prefix_logits(x, kernels, biases, dims):
 
 
 @register
-class MatryoshkaDense(keras.layers.Layer):
+class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
     """Linear classifiers on every trained prefix of an embedding, as one layer.
 
     With prefix sizes m in M (Eq. 1):
@@ -91,11 +92,20 @@ class MatryoshkaDense(keras.layers.Layer):
     Input shape:
         (batch, ..., d) with d the last of `nesting_dims`. Masks pass through.
 
+    Call arguments:
+        inputs: (batch, ..., d).
+        dim: int, one prefix instead of all, as in `prefix_logits`; once the layer is built the
+            inputs may be truncated, (batch, ..., w) with w at least `dim`. Default None, all
+            trained prefixes. A model that ends in `layer(embedding, dim=8)` shares the layer's
+            weights, so it follows their training.
+
     Output shape:
-        (batch, ..., prefixes, units); for (batch, d) the prefixes are on axis 1.
+        (batch, ..., prefixes, units); for (batch, d) the prefixes are on axis 1. With `dim`
+        (batch, ..., units).
 
     Raises:
-        ValueError: invalid `units` or `nesting_dims`, or an input whose width is not d.
+        ValueError: invalid `units` or `nesting_dims`, an input whose width is not d, or a `dim`
+            that this layer cannot evaluate.
 
     Example:
 
@@ -103,6 +113,8 @@ class MatryoshkaDense(keras.layers.Layer):
     >>> from mrl_keras import MatryoshkaDense
     >>> layer = MatryoshkaDense(units=10, nesting_dims=[4, 8, 16])
     >>> layer(np.ones((2, 16), "float32")).shape[1:] == (3, 10)
+    True
+    >>> layer(np.ones((2, 16), "float32"), dim=8).shape[1:] == (10,)
     True
 
     Source: arXiv 2205.13147, Section 3, Algorithms 1 and 2 (Appendix A).
@@ -166,7 +178,10 @@ class MatryoshkaDense(keras.layers.Layer):
             ]
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, dim=None):
+        if dim is not None:
+            return self.activation(self._one_prefix(inputs, dim))
+        self._check_width(inputs.shape)
         if self.efficient:
             bias = self.biases[0] if self.use_bias else None
             logits = efficient_prefix_logits(inputs, self.kernels[0], bias, self.nesting_dims)
@@ -178,7 +193,9 @@ class MatryoshkaDense(keras.layers.Layer):
         """The logits of one prefix alone, without computing the others.
 
         Args:
-            x: tensor (..., w) with w at least `dim`, so a truncated embedding is enough.
+            x: tensor (..., w) with w at least `dim`, so a truncated embedding is enough. For a
+                symbolic tensor of a functional model this is `layer(x, dim=dim)`, which follows
+                the layer's weights; with an activation it is refused.
             dim: int. A trained prefix; for MRL-E any int from 1 to d, trained or
                 interpolated (Section 4.1).
 
@@ -186,18 +203,26 @@ class MatryoshkaDense(keras.layers.Layer):
             Tensor (..., units), before the activation.
 
         Raises:
-            ValueError: the layer is not built, `x` is narrower than `dim`, or `dim` is
-                not a prefix that this layer can evaluate.
+            ValueError: the layer is not built, `x` is narrower than `dim`, `dim` is not a
+                prefix that this layer can evaluate, or `x` is symbolic and the layer has an
+                activation.
         """
         if not self.built:
             raise ValueError("Call or build the layer before asking for `prefix_logits`.")
-        position = self._prefix_position(dim)
-        x = ops.cast(ops.convert_to_tensor(x), self.compute_dtype)
-        if x.shape[-1] < dim:
-            raise ValueError(
-                f"`x` must have at least `dim` = {dim} components on its last axis. "
-                f"Received shape {tuple(x.shape)}."
-            )
+        if isinstance(x, keras.KerasTensor):
+            if self.activation is not keras.activations.linear:
+                raise ValueError(
+                    "`prefix_logits` of a symbolic tensor would hold the weights as constants. "
+                    f"Received {x!r}: call the layer, `layer(x, dim={dim})`, which applies its "
+                    "activation, or leave the layer's `activation` None."
+                )
+            return self(x, dim=dim)
+        return self._one_prefix(ops.convert_to_tensor(x), dim)
+
+    def _one_prefix(self, x, dim):
+        """The logits of the prefix `dim`, from the built layer's weights."""
+        position = self._checked_prefix(x.shape, dim)
+        x = ops.cast(x, self.compute_dtype)
         kernel = ops.cast(self.kernels[position], self.compute_dtype)
         logits = ops.matmul(x[..., :dim], kernel[:dim])
         if self.use_bias:
@@ -221,6 +246,7 @@ class MatryoshkaDense(keras.layers.Layer):
         Raises:
             ValueError: the layer is not MRL-E or not built, or `x` is not the block's width.
         """
+        _check_not_symbolic(x, "block_logits")
         if not (self.efficient and self.built):
             raise ValueError(
                 "`block_logits` needs a built layer with efficient=True: only MRL-E's prefixes "
@@ -239,6 +265,16 @@ class MatryoshkaDense(keras.layers.Layer):
             logits = ops.add(logits, ops.cast(self.biases[0], self.compute_dtype))
         return logits
 
+    def _checked_prefix(self, shape, dim):
+        """`_prefix_position(dim)`, for an input of this shape."""
+        position = self._prefix_position(dim)
+        if shape[-1] is not None and shape[-1] < dim:
+            raise ValueError(
+                f"`x` must have at least `dim` = {dim} components on its last axis. "
+                f"Received shape {tuple(shape)}."
+            )
+        return position
+
     def _prefix_position(self, dim):
         """Which of `kernels` and `biases` serves the prefix `dim`."""
         if not self.efficient:
@@ -252,9 +288,16 @@ class MatryoshkaDense(keras.layers.Layer):
         """The embedding width d that the layer takes."""
         return self.nesting_dims.width
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape, dim=None):
+        if dim is not None:
+            self._checked_prefix(input_shape, dim)
+            return (*input_shape[:-1], self.units)
         self._check_width(input_shape)
         return (*input_shape[:-1], len(self.nesting_dims), self.units)
+
+    def compute_output_spec(self, inputs, dim=None):
+        shape = self.compute_output_shape(inputs.shape, dim)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def _check_width(self, input_shape):
         if len(input_shape) < 2 or input_shape[-1] != self.width:
@@ -280,6 +323,15 @@ class MatryoshkaDense(keras.layers.Layer):
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
+
+
+def _check_not_symbolic(x, method):
+    if isinstance(x, keras.KerasTensor):
+        raise ValueError(
+            f"`{method}` of a symbolic tensor would hold the layer's weights as constants. "
+            f"Received {x!r}: call the layer itself in a functional model, as in "
+            "`layer(x, dim=8)`."
+        )
 
 
 def _own_seed(initializer):

@@ -240,7 +240,17 @@ class MatryoshkaSimilarity(EmbeddingPairLayer):
         return ops.cast(ops.stack(similarities, axis=1), self.compute_dtype)
 
     def prefix_similarities(self, query, document):
-        """The list of (n, m) similarities, one for each prefix, in float32 at least."""
+        """The list of (n, m) similarities, one for each prefix, in float32 at least.
+
+        Raises:
+            ValueError: symbolic tensors, outside of the layer's own call.
+        """
+        if isinstance(query, keras.KerasTensor) or isinstance(document, keras.KerasTensor):
+            raise ValueError(
+                "`prefix_similarities` of symbolic tensors would hold the temperature as a "
+                f"constant. Received {query!r} and {document!r}: call the layer, "
+                "`layer([query, document])`, and take a prefix from axis 1."
+            )
         query, document = self._widened([query, document])
         inverse = self._inverse_temperatures(accumulation_dtype(self.compute_dtype))
         return nested_similarity(query, document, self.nesting_dims, inverse, self.normalize)

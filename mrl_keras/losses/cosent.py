@@ -6,6 +6,7 @@ import numbers
 import keras
 from keras import ops
 
+from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register_as
 
 LOWEST = -1e9
@@ -55,7 +56,7 @@ def cosent(y_true, y_pred, temperature=0.05):
 
 
 @register_as("PairRanking")
-class CoSENT(keras.losses.Loss):
+class CoSENT(LabelledLoss):
     """CoSENT: of two pairs, the one with the higher score must have the higher similarity.
 
     loss[i] = log(1 + sum_{j: y[j] < y[i]} exp((s[j] - s[i]) / T))

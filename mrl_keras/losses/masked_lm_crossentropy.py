@@ -1,13 +1,13 @@
 """The crossentropy that `MaskedLMHead` gives, as a Keras loss."""
 
-import keras
 from keras import ops
 
+from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register
 
 
 @register
-class MaskedLMCrossentropy(keras.losses.Loss):
+class MaskedLMCrossentropy(LabelledLoss):
     """The crossentropy that `MaskedLMHead` gives for its labels, as a Keras loss.
 
     loss = y_pred[..., 0], one value for each masked position.
@@ -25,7 +25,8 @@ class MaskedLMCrossentropy(keras.losses.Loss):
         dtype: dtype of the computation. Default None, `keras.config.floatx()`.
 
     Call arguments:
-        y_true: (batch, positions), usually the labels once more; only its shape is read.
+        y_true: (batch, positions), usually the labels once more; only its shape is read. None
+            is taken, too.
         y_pred: (batch, positions, 2), one prefix of the head's output.
 
     Raises:
@@ -43,12 +44,15 @@ class MaskedLMCrossentropy(keras.losses.Loss):
     Source: arXiv 2205.13147, Section 3, Eq. 1 (masked language models).
     """
 
+    _reads_labels = False
+
     def __init__(self, reduction="sum_over_batch_size", name="masked_lm_crossentropy", dtype=None):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
     def call(self, y_true, y_pred):
-        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        _check_scores(y_true.shape, y_pred.shape)
+        y_pred = ops.convert_to_tensor(y_pred)
+        given = y_pred.shape[:-1] if y_true is None else ops.convert_to_tensor(y_true).shape
+        _check_scores(given, y_pred.shape)
         return y_pred[..., 0]
 
     def get_config(self):

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from mrl_keras.losses.labelled import LabelledLoss
+from mrl_keras.masks import get_keras_mask, joined_masks, with_mask
 from mrl_keras.nesting import checked_relative_importance
 from mrl_keras.registry import deserialize_argument, register
 
@@ -29,7 +31,7 @@ def weighted_prefix_sum(prefix_losses, relative_importance, prefix_reduction="su
 
 
 @register
-class MatryoshkaLoss(keras.losses.Loss):
+class MatryoshkaLoss(LabelledLoss):
     """Any Keras loss on every prefix of a nested output: sum over m in M of c_m * L(y, y_m).
 
     Wraps the loss that the model would be trained with and plugs into `model.compile`.
@@ -101,14 +103,19 @@ class MatryoshkaLoss(keras.losses.Loss):
             self.relative_importance = checked_relative_importance(relative_importance, count)
 
     def call(self, y_true, y_pred):
-        losses = self.prefix_losses(y_true, y_pred)
+        losses, mask = self.prefix_losses(y_true, y_pred), None
         weights = self.relative_importance or (1.0,) * len(losses)
-        return weighted_prefix_sum(losses, weights, self.prefix_reduction)
+        if any(get_keras_mask(one) is not None for one in losses):
+            mean = self.reduction in ("mean", "sum_over_batch_size")
+            losses, mask = _under_one_mask(losses, get_keras_mask(y_pred), mean)
+        return with_mask(weighted_prefix_sum(losses, weights, self.prefix_reduction), mask)
 
     def prefix_losses(self, y_true, y_pred):
         """The unweighted inner loss of each prefix, a list of tensors (batch, ...)."""
-        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        check_nested_shapes(self.loss, y_true.shape, y_pred.shape, self.relative_importance)
+        y_pred = ops.convert_to_tensor(y_pred)
+        y_true = None if y_true is None else ops.convert_to_tensor(y_true)
+        shape = None if y_true is None else y_true.shape
+        check_nested_shapes(self.loss, shape, y_pred.shape, self.relative_importance)
         # The inner object itself must not be called: it would reduce and scale by replicas.
         inner = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         return [inner(y_true, one) for one in ops.unstack(y_pred, axis=-2)]
@@ -126,10 +133,53 @@ class MatryoshkaLoss(keras.losses.Loss):
     def from_config(cls, config):
         return cls(**deserialize_argument(config, "loss", keras.losses.deserialize))
 
+    @property
+    def _reads_labels(self):
+        return getattr(self.loss, "_reads_labels", True)
+
+    @property
+    def _label_kind(self):
+        return _label_kind(self.loss)
+
+
+def _under_one_mask(losses, output_mask, mean):
+    """The losses of the prefixes, each 0 where its own mask is false, and the union of the masks.
+
+    Keras sums the values, or with `mean` divides them by how many the one mask leaves. So that
+    each prefix is divided by the number of its own, its values are scaled by the ratio.
+
+    Args:
+        losses: one tensor (batch, ...) for each prefix, with a Keras mask or without.
+        output_mask: None, or the mask of the model's output.
+        mean: bool.
+    """
+    full = ops.ones_like(losses[0], dtype="bool")
+    masks = [get_keras_mask(one) for one in losses]
+    masks = [full if mask is None else ops.cast(mask, "bool") for mask in masks]
+    union = masks[0]
+    for mask in masks[1:]:
+        union = ops.logical_or(union, mask)
+
+    if output_mask is not None and len(output_mask.shape) != len(full.shape):
+        output_mask = None
+
+    def count(mask):
+        return ops.sum(ops.cast(joined_masks(mask, output_mask), "float32"))
+
+    scaled = []
+    for loss, mask in zip(losses, masks, strict=True):
+        value = ops.where(mask, loss, 0.0)
+        if mean:
+            ratio = ops.divide_no_nan(count(union), count(mask))
+            value = ops.multiply(value, ops.cast(ratio, value.dtype))
+        scaled.append(value)
+    return scaled, union
+
 
 def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):
     """Raise a ValueError unless `y_pred` is nested and `y_true` fits one of its prefixes."""
-    received = f"Received y_pred {_text(y_pred_shape)} and y_true {_text(y_true_shape)}."
+    given = "None" if y_true_shape is None else _text(y_true_shape)
+    received = f"Received y_pred {_text(y_pred_shape)} and y_true {given}."
     if len(y_pred_shape) < 3:
         raise ValueError(
             "A nested output has shape (batch, ..., prefixes, units), so at least 3 axes, but the "
@@ -141,7 +191,7 @@ def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):
             f"`relative_importance` has {len(weights)} weights, but the prefix axis (-2) of the "
             f"output has {y_pred_shape[-2]} prefixes. {received}"
         )
-    kind = _label_kind(loss)
+    kind = None if y_true_shape is None else _label_kind(loss)
     one = (*y_pred_shape[:-2], y_pred_shape[-1])
     fits = {
         "dense": _compatible(y_true_shape, one),

@@ -1,8 +1,8 @@
 """Softmax crossentropy with label smoothing for integer labels."""
 
-import keras
 from keras import ops
 
+from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register
 
 
@@ -27,7 +27,7 @@ def smoothed_sparse_crossentropy(y_true, logits, label_smoothing):
 
 
 @register
-class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
+class SmoothedSparseCategoricalCrossentropy(LabelledLoss):
     """Softmax crossentropy on logits with integer labels and label smoothing.
 
     Keras smooths dense labels only; the paper trains ResNet50 with a smoothing of 0.1 on
@@ -50,6 +50,8 @@ class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
     >>> round(float(loss([3], keras.ops.zeros((1, 2, 4)))), 4)  # 2 * log(4)
     2.7726
     """
+
+    _label_kind = "sparse"
 
     def __init__(
         self,

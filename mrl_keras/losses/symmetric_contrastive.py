@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register, register_as
 from mrl_keras.replicas import gather_rows, replica_position
 
@@ -103,6 +104,8 @@ def symmetric_contrastive(y_true, y_pred):
         y_true = ops.convert_to_tensor(y_true)
         _check_labels(y_true, logits.shape)
         labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+    if 0 in tuple(logits.shape):  # no row, or no column for a label to name
+        return ops.sum(logits, axis=1) + (0.0 if logits.shape[0] == 0 else float("nan"))
     rows, columns = ops.shape(logits)
     inside = ops.logical_and(labels >= 0, labels < columns)
     labels = ops.where(inside, labels, 0)
@@ -140,6 +143,8 @@ def gathered_symmetric_contrastive(y_pred):
     logits = _wide(y_pred)
     index, replicas = replica_position()
     _check_gathered(logits.shape, replicas)
+    if replicas == 1 and logits.shape[0] == 0:
+        return ops.sum(logits, axis=1)
     rows = ops.shape(logits)[0]
     sums = row_and_column_logsumexp(logits)
     parts = gather_rows(ops.expand_dims(sums[rows:], 0))
@@ -155,7 +160,14 @@ def _wide(logits):
 
 def _crossentropies(logits, labels, rows, columns):
     """The mean of both crossentropies, from the logsumexp of all rows and of all columns."""
-    positive = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(labels, 1), axis=1), 1)
+
+    def of_rows():
+        return ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(labels, 1), axis=1), 1)
+
+    if logits.shape[0] is None:  # TensorFlow cannot take from a matrix without rows and columns
+        positive = ops.cond(ops.shape(logits)[0] > 0, of_rows, lambda: ops.sum(logits, axis=1))
+    else:
+        positive = of_rows()
     return 0.5 * (rows + ops.take(columns, labels)) - positive
 
 
@@ -210,7 +222,7 @@ def _check_labels(y_true, shape):
 
 
 @register
-class SymmetricContrastive(keras.losses.Loss):
+class SymmetricContrastive(LabelledLoss):
     """Contrastive loss of a batch of pairs: softmax crossentropy over rows and over columns.
 
     loss[i] = (logsumexp_j S[i, j] + logsumexp_k S[k, y_i]) / 2 - S[i, y_i]
@@ -238,7 +250,7 @@ class SymmetricContrastive(keras.losses.Loss):
             - "labels": `y_true` holds the positive's column within the batch: it must be
               made after shuffling and batching.
 
-            Only "labels" reads `y_true`; `fit` wants one anyway: `arange` or zeros. Default
+            Only "labels" reads `y_true`: with the others `fit(x)` needs no labels. Default
             "diagonal".
         reduction: over the batch, as in every Keras loss. Default "sum_over_batch_size".
         name: default "symmetric_contrastive".
@@ -246,7 +258,7 @@ class SymmetricContrastive(keras.losses.Loss):
 
     Call arguments:
         y_true: with `positives="labels"` integers (n,) or (n, 1); a label outside [0, m)
-            gives NaN. Otherwise anything that has n rows.
+            gives NaN. Otherwise not read: None, or anything that has n rows.
         y_pred: logits (n, m), or nested (n, prefixes, m) as `MatryoshkaSimilarity` gives.
             With "diagonal" columns beyond the first n are further negatives; with "gathered"
             m is n times the number of replicas.
@@ -288,6 +300,10 @@ class SymmetricContrastive(keras.losses.Loss):
             _check_own_columns(prefixes[0].shape)
         labels = y_true if self.positives == "labels" else None
         return sum(symmetric_contrastive(labels, logits) for logits in prefixes)
+
+    @property
+    def _reads_labels(self):
+        return self.positives == "labels"
 
     def get_config(self):
         return {**super().get_config(), "positives": self.positives, "dtype": self.dtype}

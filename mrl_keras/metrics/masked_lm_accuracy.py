@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from mrl_keras.masks import get_keras_mask, masked_weights
 from mrl_keras.registry import register
 
 
@@ -37,12 +38,15 @@ class MaskedLMAccuracy(keras.metrics.Mean):
 
     def __init__(self, name="masked_lm_accuracy", dtype=None):
         super().__init__(name=name, dtype=dtype)
+        self._direction = "up"
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred)
         if y_pred.shape[-1] != 2:
             raise ValueError(
                 f"The metric {self.name!r} takes the scores (batch, positions, 2) of a "
                 f"MaskedLMHead that is given the labels. Received shape {tuple(y_pred.shape)}."
             )
+        sample_weight = masked_weights(sample_weight, mask, self.dtype)
         return super().update_state(y_pred[..., 1], sample_weight=sample_weight)

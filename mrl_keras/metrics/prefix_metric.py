@@ -4,6 +4,7 @@ import re
 
 import keras
 
+from mrl_keras.masks import get_keras_mask, joined_masks, masked_weights, prefix_mask, with_mask
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import deserialize_argument, register
 
@@ -22,7 +23,7 @@ class PrefixMetric(keras.metrics.Metric):
         nesting_dims: the prefixes on axis -2 of the output.
         dim: the trained prefix to measure.
         name: default None, `f"{metric.name}_d{dim}"`.
-        dtype: default None, `keras.config.floatx()`.
+        dtype: default None, that of `metric`.
 
     Call arguments:
         y_true: what `metric` takes.
@@ -48,13 +49,17 @@ class PrefixMetric(keras.metrics.Metric):
     def __init__(self, metric, nesting_dims, dim, name=None, dtype=None):
         if not isinstance(metric, keras.metrics.Metric):
             raise ValueError(f"`metric` must be a keras.metrics.Metric. Received {metric!r}.")
-        super().__init__(name=name or f"{metric.name}_d{dim}", dtype=dtype)
+        super().__init__(name=name or f"{metric.name}_d{dim}", dtype=dtype or metric.dtype)
         # A copy, since a metric shared by two prefixes would mix their states.
         self.metric = type(metric).from_config(metric.get_config())
+        if hasattr(metric, "_direction"):  # what callbacks of mode "auto" read
+            self._direction = self.metric._direction = metric._direction
         self.nesting_dims = NestingDims(nesting_dims)
         self.dim = int(self.nesting_dims[self.nesting_dims.index(dim)])
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        position = self.nesting_dims.index(self.dim)
+        mask = prefix_mask(y_pred, position)
         y_pred = keras.ops.convert_to_tensor(y_pred)
         shape = tuple(y_pred.shape)
         if len(shape) < 3 or shape[-2] not in (None, len(self.nesting_dims)):
@@ -63,7 +68,7 @@ class PrefixMetric(keras.metrics.Metric):
                 f"{len(self.nesting_dims)} prefixes {list(self.nesting_dims)} on axis -2. "
                 f"Received shape {shape}."
             )
-        one_prefix = y_pred[..., self.nesting_dims.index(self.dim), :]
+        one_prefix = with_mask(y_pred[..., position, :], mask)
         return self.metric.update_state(y_true, one_prefix, sample_weight=sample_weight)
 
     def result(self):
@@ -170,11 +175,17 @@ class MeanLoss(keras.metrics.Mean):
     def __init__(self, loss, name="loss", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.loss = loss
+        self._direction = "down"
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         inner = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        y_true, y_pred = keras.ops.convert_to_tensor(y_true), keras.ops.convert_to_tensor(y_pred)
-        return super().update_state(inner(y_true, y_pred), sample_weight=sample_weight)
+        mask = get_keras_mask(y_pred)
+        y_pred = keras.ops.convert_to_tensor(y_pred)
+        y_true = None if y_true is None else keras.ops.convert_to_tensor(y_true)
+        values = inner(y_true, y_pred)
+        mask = joined_masks(mask, get_keras_mask(values))
+        sample_weight = masked_weights(sample_weight, mask, self.dtype)
+        return super().update_state(values, sample_weight=sample_weight)
 
     def get_config(self):
         return {**super().get_config(), "loss": keras.losses.serialize(self.loss)}

@@ -6,7 +6,7 @@ from mrl_keras import MatryoshkaDense, MatryoshkaLoss, NestingDims
 from mrl_keras.layers import matryoshka_dense as module
 from tests.support import contracts, oracles
 from tests.support.backend import gradients, numerical_gradient
-from tests.support.contracts import as_numpy
+from tests.support.contracts import as_numpy, save_and_load
 
 DIMS = [2, 3, 6]
 RNG = np.random.default_rng(0)
@@ -201,3 +201,41 @@ def test_prefix_logits_errors():
         efficient.prefix_logits(X, 7)
     with pytest.raises(ValueError, match="`dim` must be at least 1"):
         efficient.prefix_logits(X, 0)
+
+
+@pytest.mark.parametrize("efficient", [False, True])
+@pytest.mark.parametrize("way", ["call", "prefix_logits"])
+def test_a_model_cut_before_training_follows_the_head(efficient, way):
+    inputs = keras.Input((6,))
+    embedding = keras.layers.Dense(8)(inputs)
+    head = MatryoshkaDense(3, [2, 4, 8], efficient=efficient)
+    model = keras.Model(inputs, head(embedding))
+    one = head(embedding, dim=4) if way == "call" else head.prefix_logits(embedding, 4)
+    cut = keras.Model(inputs, one)
+    assert cut.output_shape == (None, 3)
+    assert len(cut.weights) == len(model.weights)
+    head.set_weights([weight + 1.0 for weight in head.get_weights()])
+    x = np.random.default_rng(0).standard_normal((5, 6)).astype("float32")
+    wanted = as_numpy(model(x))[:, 1]
+    np.testing.assert_allclose(as_numpy(cut(x)), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(as_numpy(save_and_load(cut)(x)), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_one_prefix_of_a_call_has_the_activation_and_takes_truncated_inputs():
+    head = MatryoshkaDense(3, [2, 4], efficient=True, activation="softmax", dtype="mixed_bfloat16")
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")
+    nested = as_numpy(head(x))
+    for position, dim in enumerate((2, 4)):
+        one = head(x[:, :dim], dim=dim)
+        assert keras.backend.standardize_dtype(one.dtype) == "bfloat16"
+        np.testing.assert_allclose(as_numpy(one), nested[:, position], rtol=2e-2, atol=1e-2)
+    assert head(x, dim=3).shape[1:] == (3,)
+    with pytest.raises(ValueError, match=r"int from 1 to 4\. Received 5"):
+        head(x, dim=5)
+    symbolic = keras.Input((4,))
+    with pytest.raises(ValueError, match=r"at least `dim` = 4 .*\(None, 3\)"):
+        head(keras.Input((3,)), dim=4)
+    with pytest.raises(ValueError, match=r"as constants.*`layer\(x, dim=2\)`"):
+        head.prefix_logits(symbolic, 2)
+    with pytest.raises(ValueError, match=r"`block_logits` of a symbolic tensor"):
+        head.block_logits(symbolic, 0, 4)

@@ -239,3 +239,9 @@ def test_errors_of_the_constructor(call, message):
 def test_errors_of_the_call(inputs, shapes):
     with pytest.raises(ValueError, match=rf"needs a list \[query, document\].*{shapes}"):
         MatryoshkaSimilarity(DIMS)(inputs)
+
+
+def test_symbolic_tensors_are_refused_outside_of_the_call():
+    layer = MatryoshkaSimilarity([2, 4], learnable_temperature=True)
+    with pytest.raises(ValueError, match=r"as a constant.*`layer\(\[query, document\]\)`"):
+        layer.prefix_similarities(keras.Input((4,)), keras.Input((4,)))

@@ -5,7 +5,7 @@ import pytest
 from mrl_keras.layers.prefix_normalization import PrefixNormalization, normalize_prefix
 from tests.support import contracts
 from tests.support.backend import gradients, numerical_gradient
-from tests.support.contracts import as_numpy
+from tests.support.contracts import as_numpy, save_and_load
 
 DIMS = [2, 3, 6]
 RNG = np.random.default_rng(0)
@@ -117,3 +117,11 @@ def test_masks_pass_through():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_prefix_of_a_symbolic_tensor_is_saved_with_its_model():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, normalize_prefix(inputs, 2))
+    x = np.array([[3.0, 4.0, 12.0], [0.0, 0.0, 1.0]], "float32")
+    for one in (model, save_and_load(model)):
+        np.testing.assert_allclose(as_numpy(one(x)), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
