@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import tensorflow as tf
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_file
+from mrl_keras.files import atomic_file, local_path
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The first pieces of every vocabulary, so that their ids are 0 to 4."""
@@ -239,6 +239,7 @@ def write_vocabulary(path, vocabulary) -> None:
     Raises:
         ValueError: no vocabulary, or a piece with a line break.
     """
+    path = local_path(path, "The vocabulary's path")
     pieces = checked_vocabulary(vocabulary)
     broken = [piece for piece in pieces if piece.splitlines() != [piece]]
     if broken:
@@ -256,6 +257,7 @@ def read_vocabulary(path) -> list[str]:
     Raises:
         ValueError: no file, or no vocabulary in it.
     """
+    path = local_path(path, "The vocabulary's path")
     if not os.path.isfile(path):
         raise ValueError(
             f"There is no vocabulary {path}. `learn_vocabulary` and `write_vocabulary` make it."

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_directory, read_manifest, write_json
+from mrl_keras.files import atomic_directory, local_path, read_manifest, write_json
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
@@ -403,7 +403,7 @@ class NestedIndex:
         The blocks, norms and ids are .npy files, the rest is JSON; nothing is pickled.
 
         Raises:
-            ValueError: `directory` exists; it is not overwritten.
+            ValueError: `directory` exists, and is not overwritten; or it is a URL.
         """
         # Plain .npy files, because they can be memory-mapped and hold nothing pickled.
         with atomic_directory(directory) as folder:
@@ -434,9 +434,10 @@ class NestedIndex:
                 read. Defaults to `False`.
 
         Raises:
-            ValueError: the folder holds no index, or one of another format version.
+            ValueError: `directory` is a URL; the folder holds no index, or one of another format
+                version.
         """
-        directory = os.fspath(directory)
+        directory = local_path(directory, "`directory`")
         path = os.path.join(directory, _MANIFEST)
         if not os.path.exists(path):
             raise ValueError(
