@@ -132,7 +132,14 @@ class CascadePolicy:
             ValueError: `path` is a URL, or the file holds no policy.
         """
         with open(local_path(path), encoding="utf-8") as file:
-            return cls.from_dict(json.load(file))
+            try:
+                values = json.load(file)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path} must be the JSON file of a policy. It is damaged or another file: "
+                    f"{error}. Copy it again, or save the policy again."
+                ) from error
+        return cls.from_dict(values)
 
 
 def stops(confidence, thresholds) -> np.ndarray:

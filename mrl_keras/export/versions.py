@@ -16,9 +16,15 @@ def model_versions(directory: str) -> tuple[int, ...]:
 
     TF Serving reads the folder the same way, so it passes over a child such as `.tmp-3`.
     """
+    return tuple(sorted(_version_names(directory)))
+
+
+def _version_names(directory):
+    """{version: the name of its child}; of "2" and "02", the shorter one."""
     if not os.path.isdir(directory):
-        return ()
-    return tuple(sorted(int(name) for name in os.listdir(directory) if name.isdecimal()))
+        return {}
+    names = [name for name in os.listdir(directory) if name.isascii() and name.isdecimal()]
+    return {int(name): name for name in sorted(names, key=len, reverse=True)}
 
 
 def version_to_write(directories: list[str], version: int | None) -> int:
@@ -48,13 +54,13 @@ def version_directory(path: str) -> str:
     path = local_path(path, "The model's folder")
     if os.path.isfile(os.path.join(path, MODEL_FILE)):
         return path
-    versions = model_versions(path)
-    if not versions:
+    names = _version_names(path)
+    if not names:
         raise ValueError(
             f"{path} must be a SavedModel's folder NAME/VERSION, or a folder NAME of versions. "
             f"It has neither {MODEL_FILE} nor a child whose name is an integer."
         )
-    return os.path.join(path, str(versions[-1]))
+    return os.path.join(path, names[max(names)])
 
 
 def models_config(

@@ -196,10 +196,18 @@ def load_bulk_search(directory: str) -> SearchResult:
             f"The bulk search in {directory} is not finished: {manifest['answered']['rows']}{of} "
             "queries are answered. Call it again with the same arguments to continue."
         )
-    answers = {
-        field: np.load(os.path.join(directory, _ANSWERS, name), mmap_mode="r", allow_pickle=False)
-        for field, name in _FILES.items()
-    }
+    try:
+        answers = {
+            field: np.load(
+                os.path.join(directory, _ANSWERS, name), mmap_mode="r", allow_pickle=False
+            )
+            for field, name in _FILES.items()
+        }
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"The answers in {directory} must be whole. A file is missing or damaged: {error}. "
+            "Copy the folder again, or remove it and search again."
+        ) from error
     return SearchResult(**answers)
 
 

@@ -450,16 +450,28 @@ class NestedIndex:
             path = os.path.join(directory, name)
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
-        dtype, saved = storage_dtype(manifest["storage"]), manifest["shortlist"]
-        places = range(len(manifest["nesting_dims"]))
-        return cls(
-            manifest["nesting_dims"],
-            [read(_block_name(place), memory_map).view(dtype) for place in places],
-            read("inverse_norms.npy"),
-            read("ids.npy"),
-            manifest["metric"],
-            None if saved is None else ScannSearcher.load(directory, saved, manifest["rows"]),
-        )
+        try:
+            dtype, saved = storage_dtype(manifest["storage"]), manifest["shortlist"]
+            dims, rows = NestingDims(manifest["nesting_dims"]), manifest["rows"]
+            blocks = [
+                read(_block_name(place), memory_map).view(dtype) for place in range(len(dims))
+            ]
+            norms, ids = read("inverse_norms.npy"), read("ids.npy")
+            shapes = [part.shape for part in (*blocks, norms, ids)]
+            wanted = [
+                *((rows, high - low) for low, high in dims.blocks),
+                (rows, len(dims)),
+                (rows,),
+            ]
+            if shapes != wanted:
+                raise ValueError(f"the arrays have the shapes {shapes} in place of {wanted}")
+            shortlist = None if saved is None else ScannSearcher.load(directory, saved, rows)
+            return cls(dims, blocks, norms, ids, manifest["metric"], shortlist)
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"The files of {directory} must be those of one whole index. One is missing or "
+                f"damaged: {error}. Copy it again, or build the index again."
+            ) from error
 
 
 def _block_name(place):
