@@ -1,6 +1,7 @@
 """Atomic files and folders: a temporary name beside the target, then one rename.
 
-Text, JSON and CSV are written this way; `read_manifest` checks a manifest's format version.
+Text, JSON and CSV are written this way; `read_manifest` checks a manifest's format version. Paths
+are of the local file system: `local_path` refuses URLs.
 """
 
 from __future__ import annotations
@@ -9,9 +10,44 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+
+# "scheme://...", or "scheme:/..." as pathlib shortens it. One letter is a drive, not a scheme.
+_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def local_path(path, what: str = "A path") -> str:
+    """`path` as a str of the local file system; URLs are refused.
+
+    Args:
+        path: str, bytes or path-like.
+        what: str that names the path in the error. Default "A path".
+
+    Raises:
+        ValueError: a URL, such as "gs://bucket/model", also where `pathlib.Path` shortened it to
+            "gs:/bucket/model".
+
+    >>> local_path("runs/digits")
+    'runs/digits'
+    """
+    # str() first: the path-likes of some libraries download a file when asked for its local path.
+    shown = os.fsdecode(path) if isinstance(path, bytes) else str(path)
+    if not _URL.match(shown):
+        shown = os.fsdecode(path)
+    found = _URL.match(shown)
+    if not found:
+        return shown
+    if found[1].lower() == "file":
+        advice = f"Give the plain path, {'/' + shown.partition(':')[2].lstrip('/')!r}."
+    else:
+        advice = "Give a local path, and copy or mount what is elsewhere."
+    raise ValueError(
+        f"{what} must be of the local file system: URLs are neither read nor written. Received "
+        f"{shown!r}. {advice}"
+    )
 
 
 @contextlib.contextmanager
@@ -21,13 +57,16 @@ def atomic_file(path) -> Iterator[str]:
     The temporary name keeps the ending, which tells some writers the format. Missing folders are
     made.
 
+    Raises:
+        ValueError: `path` is a URL.
+
     >>> folder = tempfile.mkdtemp()
     >>> with atomic_file(os.path.join(folder, "page.md")) as path, open(path, "w") as file:
     ...     _ = file.write("whole")
     >>> os.listdir(folder)
     ['page.md']
     """
-    path = os.path.abspath(os.fspath(path))
+    path = os.path.abspath(local_path(path))
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{name}", dir=folder)
@@ -47,9 +86,9 @@ def atomic_directory(path) -> Iterator[str]:
     """Yields a temporary folder beside `path`: it becomes `path` on success, else it is removed.
 
     Raises:
-        ValueError: `path` exists; nothing is ever overwritten.
+        ValueError: `path` exists, nothing is ever overwritten; or it is a URL.
     """
-    path = os.path.abspath(os.fspath(path))
+    path = os.path.abspath(local_path(path))
     parent, name = os.path.split(path)
     _check_absent(path)
     os.makedirs(parent, exist_ok=True)

@@ -14,16 +14,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if not __package__:  # started as a file
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-from absl import flags
-
-from recipes.common.config_flags import define_workdir, run_main
+from recipes.common.config_flags import define_folder, define_workdir, run_main
 from recipes.common.run import Run
 from recipes.common.training import load_trained
 
 
 def define_flags(values):
     define_workdir(values)
-    flags.DEFINE_string("output", None, "folder of the versions", values, required=True)
+    define_folder(values, "output", "folder of the versions")
 
 
 def main(options):

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from mrl_keras.cascade.logits import prefix_confidence
-from mrl_keras.files import write_json
+from mrl_keras.files import local_path, write_json
 from mrl_keras.nesting import NestingDims
 
 
@@ -117,14 +117,29 @@ class CascadePolicy:
         return cls(**values)
 
     def save(self, path) -> None:
-        """Writes the policy as JSON; the file is whole or absent."""
+        """Writes the policy as JSON; the file is whole or absent.
+
+        Raises:
+            ValueError: `path` is a URL.
+        """
         write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path) -> Self:
-        """The policy that `save` wrote."""
-        with open(path, encoding="utf-8") as file:
-            return cls.from_dict(json.load(file))
+        """The policy that `save` wrote.
+
+        Raises:
+            ValueError: `path` is a URL, or the file holds no policy.
+        """
+        with open(local_path(path), encoding="utf-8") as file:
+            try:
+                values = json.load(file)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path} must be the JSON file of a policy. It is damaged or another file: "
+                    f"{error}. Copy it again, or save the policy again."
+                ) from error
+        return cls.from_dict(values)
 
 
 def stops(confidence, thresholds) -> np.ndarray:

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from mrl_keras.checks import differences, whole_number
-from mrl_keras.files import atomic_file
+from mrl_keras.files import atomic_file, local_path
 
 _NAME = re.compile(r"step-(\d{9})\.npz")
 
@@ -29,6 +29,9 @@ class Checkpoints:
             configuration is refused.
         keep: int, how many of the newest stay. Default 2.
 
+    Raises:
+        ValueError: `directory` is a URL, or `keep` below 1.
+
     Example:
 
     >>> import tempfile, keras
@@ -43,7 +46,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory, config, keep=2):
-        self.directory = pathlib.Path(directory)
+        self.directory = pathlib.Path(local_path(directory, "`directory`"))
         self.config = json.loads(json.dumps(config))
         self.keep = whole_number(keep, "`keep`")
 

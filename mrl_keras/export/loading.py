@@ -32,7 +32,8 @@ def load(path: str, check_versions: bool = True):
         defaults.
 
     Raises:
-        ValueError: no such model, or a library of another version.
+        ValueError: no such model, one with missing or damaged files, or a library of another
+            version.
         ImportError: the model needs the ops of ScaNN or tensorflow-text and they are not
             installed.
 
@@ -47,7 +48,15 @@ def load(path: str, check_versions: bool = True):
     for package, library in OP_LIBRARIES.items():
         if package in manifest["custom_ops"]:
             library.import_ops(manifest["name"])
-    return tf.saved_model.load(directory)
+    try:
+        return tf.saved_model.load(directory)
+    except (OSError, tf.errors.OpError) as error:
+        if "not registered" in str(error):  # an op of a library that is not known here
+            raise
+        raise ValueError(
+            f"The files of {directory} must be those of one whole export. One is missing or "
+            f"damaged: {str(error).splitlines()[0][:300]} Copy or export the model again."
+        ) from error
 
 
 def _check_versions(manifest):

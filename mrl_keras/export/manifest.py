@@ -8,7 +8,7 @@ import os
 import platform
 
 from mrl_keras.export.custom_ops import OP_LIBRARIES
-from mrl_keras.export.versions import version_directory
+from mrl_keras.export.versions import MODEL_FILE, version_directory
 from mrl_keras.files import read_manifest, write_text
 from mrl_keras.version import __version__
 
@@ -90,10 +90,17 @@ def load_manifest(path: str) -> dict:
     Raises:
         ValueError: there is no SavedModel, or it has no manifest of this format.
     """
-    file_name = os.path.join(version_directory(path), EXTRA, _NAME)
+    directory = version_directory(path)
+    if not os.path.isfile(os.path.join(directory, MODEL_FILE)):
+        raise ValueError(
+            f"{directory} must be a whole SavedModel. It has no {MODEL_FILE}: copy or export it "
+            "again, or name the folder of another version."
+        )
+    file_name = os.path.join(directory, EXTRA, _NAME)
     if not os.path.isfile(file_name):
         raise ValueError(
-            f"{path} must be a model that `export_saved_model` wrote. It has no {EXTRA}/{_NAME}."
+            f"{path} must be a model that `export_saved_model` wrote. It has no {EXTRA}/{_NAME}; "
+            "where it had one, copy it again with all its files."
         )
     advice = "Read it with the version of mrl_keras that wrote it."
     return read_manifest(file_name, "an exported model", FORMAT_VERSION, advice)

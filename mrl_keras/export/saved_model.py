@@ -27,7 +27,7 @@ from mrl_keras.export.manifest import (
 from mrl_keras.export.options import ServingOptions
 from mrl_keras.export.versions import version_to_write
 from mrl_keras.export.warmup import write_warmup
-from mrl_keras.files import atomic_directory
+from mrl_keras.files import atomic_directory, local_path
 from mrl_keras.nesting import NestingDims
 
 TWIN_SUFFIX = "_plain"
@@ -80,11 +80,11 @@ def export_saved_model(
         The path of the version's folder.
 
     Raises:
-        ValueError: the Keras backend is not TensorFlow; nesting dims that are not known; the
-            encoder's inputs are not known or its output is not d wide; the classifier's output is
-            not nested; an index of another width, without a plan, or a plan whose dims it does not
-            have; a head or function with a name that is taken; a version that exists; metrics that
-            JSON does not hold.
+        ValueError: `directory` is a URL; the Keras backend is not TensorFlow; nesting dims that
+            are not known; the encoder's inputs are not known or its output is not d wide; the
+            classifier's output is not nested; an index of another width, without a plan, or a
+            plan whose dims it does not have; a head or function with a name that is taken; a
+            version that exists; metrics that JSON does not hold.
 
     Example:
 
@@ -95,6 +95,7 @@ def export_saved_model(
     >>> os.path.relpath(path, folder), sorted(tf.saved_model.load(path).signatures)
     ('1', ['embed', 'embed_dim', 'embed_dim_batch', 'serving_default'])
     """
+    directory = os.path.abspath(local_path(directory, "`directory`"))
     if keras.config.backend() != "tensorflow":
         raise ValueError(
             "A SavedModel needs Keras on its TensorFlow backend. Keras runs on "
@@ -122,7 +123,6 @@ def export_saved_model(
     layers = [part for part in (*given, *options.encoders.values()) if _is_layer(part)]
     parts = ServedParts(inputs, heads, others, dict(options.functions), layers)
 
-    directory = os.path.abspath(os.fspath(directory))
     targets = {directory: _shortlist_class(index, plan)}
     if options.twin and targets[directory] is ScannShortlist:
         targets[directory + TWIN_SUFFIX] = PartitionShortlist

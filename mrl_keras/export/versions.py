@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import write_text
+from mrl_keras.files import local_path, write_text
 
 MODEL_FILE = "saved_model.pb"
 
@@ -16,9 +16,15 @@ def model_versions(directory: str) -> tuple[int, ...]:
 
     TF Serving reads the folder the same way, so it passes over a child such as `.tmp-3`.
     """
+    return tuple(sorted(_version_names(directory)))
+
+
+def _version_names(directory):
+    """{version: the name of its child}; of "2" and "02", the shorter one."""
     if not os.path.isdir(directory):
-        return ()
-    return tuple(sorted(int(name) for name in os.listdir(directory) if name.isdecimal()))
+        return {}
+    names = [name for name in os.listdir(directory) if name.isascii() and name.isdecimal()]
+    return {int(name): name for name in sorted(names, key=len, reverse=True)}
 
 
 def version_to_write(directories: list[str], version: int | None) -> int:
@@ -43,18 +49,18 @@ def version_directory(path: str) -> str:
     """`path` where it holds a SavedModel itself, else the folder of its highest version.
 
     Raises:
-        ValueError: there is no SavedModel.
+        ValueError: there is no SavedModel, or `path` is a URL.
     """
-    path = os.fspath(path)
+    path = local_path(path, "The model's folder")
     if os.path.isfile(os.path.join(path, MODEL_FILE)):
         return path
-    versions = model_versions(path)
-    if not versions:
+    names = _version_names(path)
+    if not names:
         raise ValueError(
             f"{path} must be a SavedModel's folder NAME/VERSION, or a folder NAME of versions. "
             f"It has neither {MODEL_FILE} nor a child whose name is an integer."
         )
-    return os.path.join(path, str(versions[-1]))
+    return os.path.join(path, names[max(names)])
 
 
 def models_config(
@@ -77,8 +83,8 @@ def models_config(
         A `ModelServerConfig` in protocol buffer text format.
 
     Raises:
-        ValueError: no model under `directory`, or a label for a model or version that is not
-            there.
+        ValueError: `directory` is a URL; no model under it, or a label for a model or version
+            that is not there.
 
     Example:
 
@@ -96,6 +102,7 @@ def models_config(
     }
     <BLANKLINE>
     """
+    directory = local_path(directory, "`directory`")
     labels = dict(labels or {})
     children = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
     found = {name: model_versions(os.path.join(directory, name)) for name in children}
@@ -138,8 +145,9 @@ def write_models_config(
     >>> os.path.basename(write_models_config(folder, base_path="/models"))
     'models.config'
     """
+    text = models_config(directory, base_path, labels)
     path = os.path.join(directory, "models.config")
-    write_text(path, models_config(directory, base_path, labels))
+    write_text(path, text)
     return path
 
 

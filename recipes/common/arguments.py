@@ -7,6 +7,11 @@ import pathlib
 import shlex
 import sys
 
+from mrl_keras.files import local_path
+
+_FOLDERS = {"cache", "out", "output"}
+"""Options that name a local file or folder; a URL is refused."""
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -67,6 +72,11 @@ class ScriptParser(argparse.ArgumentParser):
         options = super().parse_args(given, namespace)
         if self._tiny and options.tiny:
             vars(options).update(self._tiny)
+        for name in _FOLDERS & vars(options).keys():
+            try:
+                local_path(getattr(options, name), f"--{name}")
+            except ValueError as error:
+                self.error(str(error))
         options.command = shlex.join(["python", self._script, *given])
         return options
 

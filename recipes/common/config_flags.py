@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
+
+from mrl_keras.files import local_path
 
 
 def define_config(values):
@@ -23,7 +26,27 @@ def define_config(values):
 
 def define_workdir(values):
     """Defines --workdir, the folder of a run."""
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values, required=True)
+    define_folder(values, "workdir", "folder of the run")
+
+
+def define_folder(values, name, what):
+    """Defines a required flag that names a local folder; a URL is refused.
+
+    Args:
+        values: `absl.flags.FlagValues`.
+        name: str, of the flag.
+        what: str, its help.
+    """
+    flags.DEFINE_string(name, None, what, flag_values=values, required=True)
+    flags.register_validator(name, functools.partial(_is_local, name), flag_values=values)
+
+
+def _is_local(name, path):
+    try:
+        local_path(path or "", f"--{name}")
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True
 
 
 def run_main(main, define_flags):

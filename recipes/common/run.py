@@ -9,6 +9,7 @@ import os
 import ml_collections
 
 from mrl_keras.distribution import Checkpoints
+from mrl_keras.files import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,23 +19,30 @@ class Run:
     Args:
         workdir: str, the folder.
         config: `ml_collections.ConfigDict`.
+
+    Raises:
+        ValueError: `workdir` is a URL.
     """
 
     workdir: str
     config: ml_collections.ConfigDict
+
+    def __post_init__(self):
+        local_path(self.workdir, "The work directory")
 
     @classmethod
     def open(cls, workdir) -> Run:
         """The run of a work directory that `train.py` made.
 
         Raises:
-            ValueError: the folder has no config.json.
+            ValueError: the folder has no config.json, or `workdir` is a URL.
         """
+        workdir = local_path(workdir, "The work directory")
         path = os.path.join(workdir, "config.json")
         if not os.path.exists(path):
             raise ValueError(f"{workdir} holds no config.json; train there first (train.py).")
         with open(path) as file:
-            return cls(os.fspath(workdir), ml_collections.ConfigDict(json.load(file)))
+            return cls(workdir, ml_collections.ConfigDict(json.load(file)))
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from tqdm.auto import tqdm
 
 from mrl_keras.files import write_text
-from recipes.common.config_flags import define_config, run_main
+from recipes.common.config_flags import define_config, define_folder, run_main
 from recipes.common.run import Run
 from recipes.tasks.image_classification import nesting_dims
 
@@ -36,7 +36,7 @@ RECIPES = pathlib.Path(__file__).resolve().parents[1]
 
 def define_flags(values):
     define_config(values)
-    flags.DEFINE_string("out", None, "folder of the work directories", values, required=True)
+    define_folder(values, "out", "folder of the work directories")
     flags.DEFINE_list("seeds", "0,1,2", "seeds", values)
     flags.DEFINE_list("dims", [], "dims of the FF runs; empty is all of M", values)
     flags.DEFINE_list("heads", list(HEADS), f"which of {', '.join(HEADS)}", values)

@@ -78,6 +78,45 @@ def test_files(tmp_path, vocabulary):
         read_vocabulary(tmp_path / "none.txt")
 
 
+SIGNS = ["\u2028", "\u2029", "\x85", "\0", "\r", "\v", "\x1c", "\xa0", "\u3000", "\u1680", "\u2003"]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_the_learner_splits_where_the_tokenizer_does(lower_case, tmp_path):
+    texts = [f"lake{sign}boat {sign} river" for sign in SIGNS] * 3
+    vocabulary = learn_vocabulary(texts, size=60, lower_case=lower_case, least_count=3)
+    assert {"lake", "boat", "river"} <= set(vocabulary)
+    assert not [piece for piece in vocabulary if set(piece) & set(SIGNS)]
+    ids = Wordpiece(vocabulary, 6, lower_case)(texts)["input_word_ids"].numpy()
+    assert {tuple(row) for row in ids} == {tuple(ids[0])}
+    write_vocabulary(tmp_path / "v.txt", vocabulary)
+    assert read_vocabulary(tmp_path / "v.txt") == vocabulary
+
+
+def test_only_a_newline_ends_a_line(tmp_path):
+    vocabulary = [*SPECIAL_PIECES, *SIGNS, *(f"a{sign}b" for sign in SIGNS), "a\r", "\ufeff"]
+    write_vocabulary(tmp_path / "v.txt", vocabulary)
+    assert read_vocabulary(tmp_path / "v.txt") == vocabulary
+    for piece, text in (
+        ("a\ud800", "UTF-8 can hold"),
+        (b"a", "must be strings"),
+        (None, "strings"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            write_vocabulary(tmp_path / "w.txt", [*SPECIAL_PIECES, piece])
+    (tmp_path / "w.txt").write_bytes(b"[PAD]\n\xff\n")
+    with pytest.raises(ValueError, match="w.txt must be UTF-8"):
+        read_vocabulary(tmp_path / "w.txt")
+
+
+def test_badly_encoded_and_missing_texts():
+    broken = [b"lake \xff\xfe lake", "lake \ud800 lake", b"lake"] * 9
+    assert "lake" in learn_vocabulary(broken, 60)
+    for wrong in (None, float("nan"), 3, ["lake"]):
+        with pytest.raises(ValueError, match="`texts` must be strings. Text 1 is"):
+            learn_vocabulary(["lake", wrong], 60)
+
+
 def test_tokens_are_framed_cut_and_padded():
     tokens = Wordpiece(PIECES, 6)(["The rivers, LAKES", "lake", "xyz", ""])
     expected = [[2, 8, 5, 6, 9, 3], [2, 7, 3, 0, 0, 0], [2, 1, 3, 0, 0, 0], [2, 3, 0, 0, 0, 0]]

@@ -49,6 +49,35 @@ def test_a_linear_model_shows_its_kernel(dim, label, tokens, layer):
     np.testing.assert_allclose(heat, expected(dim, label), atol=1e-5)
 
 
+class Subclassed(keras.Model):
+    def __init__(self, outputs=lambda logits: logits):
+        super().__init__()
+        self.head = MatryoshkaDense(2, [1, 2], name="head")
+        self.maps = keras.layers.Activation("linear", name="maps")
+        self.pool, self.outputs_of = keras.layers.GlobalAveragePooling2D(), outputs
+
+    def call(self, x):
+        return self.outputs_of(self.head(self.pool(self.maps(x))))
+
+
+def test_a_subclassed_model_shows_its_kernel():
+    model = Subclassed()
+    model(IMAGES)
+    for kernel, value in zip(model.head.kernels, KERNELS, strict=True):
+        kernel.assign(value)
+    for dims in (None, [1, 2]):
+        heat = grad_cam(model, IMAGES, "maps", 2, classes=1, nesting_dims=dims)
+        np.testing.assert_allclose(heat, expected(2, 1), atol=1e-5)
+
+
+def test_several_outputs_are_refused():
+    functional = toy()
+    functional = keras.Model(functional.input, {"logits": functional.output})
+    for model in (Subclassed(lambda logits: {"logits": logits}), functional):
+        with pytest.raises(ValueError, match="must give one tensor of logits .*'logits'"):
+            grad_cam(model, IMAGES, "maps", 2, nesting_dims=[1, 2])
+
+
 def test_classes_of_each_image_and_batches():
     model, named = toy(), [1, 0, 1]
     whole = grad_cam(model, IMAGES, "maps", 2, classes=named)

@@ -9,6 +9,7 @@ import re
 
 from mrl_keras.checks import whole_number
 from mrl_keras.data.tfds_sets import import_tfds
+from mrl_keras.files import local_path
 
 _SYNSET = re.compile(r"n\d{8}")
 _ENDINGS = (".jpeg", ".jpg")
@@ -67,7 +68,7 @@ def choose_images(source, excluded=None, train=1000, query=50):
         dict from the synsets, ascending, to {"train": paths, "query": paths}.
     """
     train, query = whole_number(train, "`train`"), whole_number(query, "`query`")
-    source = pathlib.Path(source)
+    source = pathlib.Path(local_path(source, "`source`"))
     if not source.is_dir():
         raise ValueError(
             f"There is no folder {source}. `source` must hold ImageNet-21K, a folder of JPEG files "

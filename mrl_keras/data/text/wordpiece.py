@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import tensorflow as tf
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_file
+from mrl_keras.files import atomic_file, local_path
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The first pieces of every vocabulary, so that their ids are 0 to 4."""
@@ -49,7 +49,8 @@ def learn_vocabulary(
         Pieces, `SPECIAL_PIECES` first; a piece inside a word begins with "##".
 
     Raises:
-        ValueError: no words, or a size below what the characters alone need.
+        ValueError: no words, a text that is no string, or a size below what the characters alone
+            need.
         ImportError: tensorflow-text is not installed.
 
     Example:
@@ -68,7 +69,8 @@ def learn_vocabulary(
         bert_vocab_from_dataset,
     )
 
-    dataset, pattern = _string_batches(texts), _pattern(kept)
+    wrong = []
+    dataset, pattern = _string_batches(texts, wrong).map(_readable), _pattern(kept)
     if kept:
         dataset = dataset.map(lambda batch: tf.strings.regex_replace(batch, pattern, " "))
     learning = {"lower_thresh": least, "max_unique_chars": max_characters, "joiner": _SUFFIX}
@@ -76,19 +78,47 @@ def learn_vocabulary(
         pieces = bert_vocab_from_dataset(
             dataset, size, list(SPECIAL_PIECES), {"lower_case": lower_case}, learning
         )
+    except tf.errors.OpError:
+        if wrong:  # what the generator of the texts met
+            raise ValueError(*wrong) from None
+        raise
     except StopIteration as error:  # of the learner, where there is nothing to learn from
         raise ValueError("`texts` must hold at least one word. Received none.") from error
     return _cut(pieces, size)
 
 
-def _string_batches(texts):
+def _readable(batch):
+    """Texts that tensorflow-text's learner splits where its tokenizer does.
+
+    The learner knows some of Unicode's separators only. What is no UTF-8 becomes a space.
+    """
+    batch = tf.strings.unicode_transcode(batch, "UTF-8", "UTF-8", replacement_char=ord(" "))
+    return tf.strings.regex_replace(batch, r"\pZ", " ")
+
+
+def _string_batches(texts, wrong):
+    """A dataset of batches of strings; `wrong` gets what an element that is no string means."""
     if not isinstance(texts, tf.data.Dataset):
         if isinstance(texts, (str, bytes)):
             raise ValueError(
                 f"`texts` must be several strings, such as a list. Received {texts!r}."
             )
+
+        def encoded():
+            for row, text in enumerate(texts):
+                text = text.numpy() if tf.is_tensor(text) else text
+                if isinstance(text, str):
+                    text = text.encode("utf-8", "surrogatepass")
+                if not isinstance(text, bytes):
+                    wrong.append(
+                        f"`texts` must be strings. Text {row} is {text!r} of type "
+                        f"{type(text).__name__}: leave it out, or put a string in its place."
+                    )
+                    raise ValueError(*wrong)
+                yield text
+
         return tf.data.Dataset.from_generator(
-            lambda: texts, output_signature=tf.TensorSpec((), tf.string)
+            encoded, output_signature=tf.TensorSpec((), tf.string)
         ).batch(1024)
     spec = texts.element_spec
     if getattr(spec, "dtype", None) != tf.string or spec.shape.rank not in (0, 1):
@@ -215,6 +245,9 @@ def checked_vocabulary(vocabulary) -> tuple[str, ...]:
         ValueError: the special pieces are not its first, or a piece is there twice or empty.
     """
     pieces = tuple(vocabulary)
+    others = [piece for piece in pieces if not isinstance(piece, str)]
+    if others:
+        raise ValueError(f"The pieces of a vocabulary must be strings. Received {others[:5]}.")
     if pieces[: len(SPECIAL_PIECES)] != SPECIAL_PIECES:
         raise ValueError(
             f"A vocabulary must begin with {', '.join(SPECIAL_PIECES)}. Received "
@@ -232,19 +265,26 @@ def checked_vocabulary(vocabulary) -> tuple[str, ...]:
 def write_vocabulary(path, vocabulary) -> None:
     """Writes one piece a line, as UTF-8; the line's number is the id. The file appears whole.
 
+    Only "\\n" ends a line, so that pieces may hold any other character.
+
     Args:
         path: of the file.
         vocabulary: pieces, `SPECIAL_PIECES` first.
 
     Raises:
-        ValueError: no vocabulary, or a piece with a line break.
+        ValueError: no vocabulary, a piece with "\\n", or one that UTF-8 can't hold.
     """
+    path = local_path(path, "The vocabulary's path")
     pieces = checked_vocabulary(vocabulary)
-    broken = [piece for piece in pieces if piece.splitlines() != [piece]]
+    broken = [piece for piece in pieces if "\n" in piece]
     if broken:
         raise ValueError(f"A piece must be one line. Received {broken[:5]}.")
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(f"{piece}\n" for piece in pieces)
+    try:
+        content = "".join(f"{piece}\n" for piece in pieces).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"Pieces must be texts that UTF-8 can hold. {error}.") from error
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
 def read_vocabulary(path) -> list[str]:
@@ -254,14 +294,22 @@ def read_vocabulary(path) -> list[str]:
         path: of the file.
 
     Raises:
-        ValueError: no file, or no vocabulary in it.
+        ValueError: no file, one that is not UTF-8, or no vocabulary in it.
     """
+    path = local_path(path, "The vocabulary's path")
     if not os.path.isfile(path):
         raise ValueError(
             f"There is no vocabulary {path}. `learn_vocabulary` and `write_vocabulary` make it."
         )
     with open(path, encoding="utf-8", newline="\n") as file:
-        return list(checked_vocabulary(line.removesuffix("\n") for line in file))
+        try:
+            pieces = [line.removesuffix("\n") for line in file]
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"The vocabulary {path} must be UTF-8. It is not ({error}): save it as UTF-8, or "
+                "learn it again."
+            ) from error
+    return list(checked_vocabulary(pieces))
 
 
 def import_tensorflow_text():

@@ -65,8 +65,9 @@ def grad_cam(
             f"Received shape {images.shape}."
         )
     hooked, batch_size = _find(model, layer), whole_number(batch_size, "`batch_size`")
-    place = _place(model, nesting_dims, dim)
-    classes = _checked_classes(classes, len(images), model.output_shape[-1])
+    shape = _output_shape(model, images)
+    place = _place(model, shape, nesting_dims, dim)
+    classes = _checked_classes(classes, len(images), shape[-1])
     parts = range(0, len(images), batch_size)
     return np.concatenate(
         [
@@ -176,20 +177,46 @@ def _find(model, path):
     return found
 
 
-def _place(model, nesting_dims, dim):
+def _output_shape(model, images):
+    """The shape of the logits; a subclassed model tells it by a call."""
+    known = getattr(model, "output_shape", None) is not None
+    shape = _shapes(model.output if known else model(images[:1], training=False))
+    if not isinstance(shape, tuple):
+        raise ValueError(
+            "The model must give one tensor of logits (batch, prefixes, classes). Its outputs are "
+            f"{shape}. Make a model that gives the logits alone."
+        )
+    return shape
+
+
+def _shapes(output):
+    """The shapes of a model's outputs, in their structure."""
+    if isinstance(output, dict):
+        return {name: _shapes(part) for name, part in output.items()}
+    if isinstance(output, (list, tuple)):
+        return [_shapes(part) for part in output]
+    return (None, *output.shape[1:])
+
+
+def _place(model, shape, nesting_dims, dim):
     """Where `dim` is on the prefix axis."""
     if nesting_dims is None:
-        nesting_dims = getattr(model.layers[-1], "nesting_dims", None)
-        if nesting_dims is None:
-            raise ValueError(
-                f"The model's last layer {model.layers[-1].name!r} has no `nesting_dims`. Give "
-                "them as an argument."
-            )
+        layers = model.layers
+        known = [layer.nesting_dims for layer in layers if hasattr(layer, "nesting_dims")]
+        if layers and hasattr(layers[-1], "nesting_dims"):
+            known = known[-1:]
+        elif hasattr(model, "output_shape"):
+            known = []
+        # The layers of a subclassed model have no order.
+        if len(known) != 1:
+            last = f"last layer {layers[-1].name!r}" if layers else "class"
+            raise ValueError(f"The model's {last} has no `nesting_dims`. Give them as an argument.")
+        nesting_dims = known[0]
     dims = NestingDims(nesting_dims)
-    if len(model.output_shape) != 3 or model.output_shape[1] != len(dims):
+    if len(shape) != 3 or shape[1] != len(dims):
         raise ValueError(
             f"The model must give (batch, {len(dims)} prefixes, classes) for the dims "
-            f"{list(dims)}. Its output is {model.output_shape}."
+            f"{list(dims)}. Its output is {shape}."
         )
     return dims.index(dim)
 

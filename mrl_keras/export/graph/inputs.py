@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 
@@ -9,6 +10,8 @@ import keras
 import tensorflow as tf
 
 RESERVED_NAMES = ("embedding", "dim", "k", "shortlist", "leaves")
+# Names of inputs that become argument names of a signature.
+_SERVABLE_NAME = re.compile(r"(?!.*/$)[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 _AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?$")
 
 
@@ -30,7 +33,8 @@ class RawInputs:
 
     Raises:
         ValueError: inputs that are not known, a batch axis that is fixed, a name that the
-            signatures use themselves, or an embedding of another width.
+            signatures use themselves or that TensorFlow can't serve, several outputs, or an
+            embedding of another width.
     """
 
     def __init__(self, encoder, width, input_spec=None):
@@ -48,7 +52,14 @@ class RawInputs:
         }
         self._check_specs()
         self.encode = tf.function(self._embed, input_signature=[dict(self.specs)])
+        self._several = None
         shape = self.encode.get_concrete_function().structured_outputs.shape
+        if self._several is not None:
+            raise ValueError(
+                f"The encoder must give one tensor (batch, {width}). Its outputs are a "
+                f"{self._several}. Pick one, such as "
+                "`keras.Model(encoder.inputs, encoder.output[NAME])`."
+            )
         if shape.rank != 2 or shape[1] != width:
             raise ValueError(
                 f"The encoder must give embeddings (batch, {width}), the width at which the "
@@ -56,7 +67,9 @@ class RawInputs:
             )
 
     def _check_specs(self):
+        arguments = {"dim": "dim"}  # an input of `embed_dim`
         for name, spec in self.specs.items():
+            _check_name(name, arguments)
             if name in RESERVED_NAMES:
                 raise ValueError(
                     f"An input of the encoder must not be called {name!r}, which the signatures "
@@ -70,7 +83,12 @@ class RawInputs:
                 )
 
     def _embed(self, tensors):
-        return tf.cast(self._encoder(self.pack(tensors), training=False), tf.float32)
+        output = self._encoder(self.pack(tensors), training=False)
+        if isinstance(output, (Mapping, list, tuple)):
+            # Told after the trace, which would wrap an error's text.
+            self._several = _described(output)
+            return tf.zeros((0, self.width))
+        return tf.cast(output, tf.float32)
 
     def pack(self, tensors):
         """A dict of tensors by input name in the structure that the encoder takes."""
@@ -78,6 +96,39 @@ class RawInputs:
         if self._structure is None:
             return flat[0]
         return keras.tree.pack_sequence_as(self._structure, flat)
+
+
+def _check_name(name, arguments):
+    """Refuses names that TensorFlow can't serve; `arguments` holds those before, {argument: name}.
+
+    Raises:
+        ValueError: such a name, or one that becomes the same argument as another.
+    """
+    advice = (
+        "Rename it in `keras.Input`, or give `ServingOptions(input_spec={name: spec})`: letters, "
+        "digits, '_', '.' and '-', and no '_' at the beginning."
+    )
+    if not _SERVABLE_NAME.fullmatch(name) or keyword.iskeyword(name) or name == "self":
+        raise ValueError(
+            f"An input of the encoder must have a name that a signature can have. Received "
+            f"{name!r}. {advice}"
+        )
+    # As TensorFlow names a function's arguments.
+    argument = re.sub(r"[^a-z0-9]", "_", name.lower())
+    argument = argument if argument[0].isalpha() else f"arg_{argument}"
+    other = arguments.setdefault(argument, name)
+    if other != name:
+        raise ValueError(
+            f"The inputs of a signature must differ in more than case and signs. Received "
+            f"{name!r} beside {other!r}. {advice}"
+        )
+
+
+def _described(outputs):
+    """ "dict with 'a' (None, 8), 'b' (None, 4)", for an error's text."""
+    named = outputs.items() if isinstance(outputs, Mapping) else enumerate(outputs)
+    shown = (f"{name!r} {tuple(getattr(part, 'shape', ()))}" for name, part in named)
+    return f"{'dict' if isinstance(outputs, Mapping) else 'list'} with {', '.join(shown)}"
 
 
 def _own_inputs(encoder):

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 
-from mrl_keras.files import atomic_directory, atomic_file, read_manifest
+from mrl_keras.files import atomic_directory, atomic_file, local_path, read_manifest
 from mrl_keras.retrieval.bulk.fingerprints import describe_differences
 from mrl_keras.retrieval.index.nested_index import SearchResult
 
@@ -42,7 +42,7 @@ class BulkFolder:
     """
 
     def __init__(self, directory: str, about: dict, rows: int | None):
-        self.path = os.path.abspath(os.fspath(directory))
+        self.path = os.path.abspath(local_path(directory, "`directory`"))
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
             raise ValueError(f"`directory` must be a folder. Received the file {self.path}.")
         os.makedirs(self.path, exist_ok=True)
@@ -186,7 +186,7 @@ def load_bulk_search(directory: str) -> SearchResult:
     >>> load_bulk_search(folder).indices[:, 0].tolist()
     [0, 1, 2, 3]
     """
-    directory = os.path.abspath(os.fspath(directory))
+    directory = os.path.abspath(local_path(directory, "`directory`"))
     manifest = _read_manifest(directory)
     if manifest is None:
         raise ValueError(f"{directory} must be the folder of a bulk search; it has no {_MANIFEST}.")
@@ -196,10 +196,18 @@ def load_bulk_search(directory: str) -> SearchResult:
             f"The bulk search in {directory} is not finished: {manifest['answered']['rows']}{of} "
             "queries are answered. Call it again with the same arguments to continue."
         )
-    answers = {
-        field: np.load(os.path.join(directory, _ANSWERS, name), mmap_mode="r", allow_pickle=False)
-        for field, name in _FILES.items()
-    }
+    try:
+        answers = {
+            field: np.load(
+                os.path.join(directory, _ANSWERS, name), mmap_mode="r", allow_pickle=False
+            )
+            for field, name in _FILES.items()
+        }
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"The answers in {directory} must be whole. A file is missing or damaged: {error}. "
+            "Copy the folder again, or remove it and search again."
+        ) from error
     return SearchResult(**answers)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_directory, read_manifest, write_json
+from mrl_keras.files import atomic_directory, local_path, read_manifest, write_json
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
@@ -403,7 +403,7 @@ class NestedIndex:
         The blocks, norms and ids are .npy files, the rest is JSON; nothing is pickled.
 
         Raises:
-            ValueError: `directory` exists; it is not overwritten.
+            ValueError: `directory` exists, and is not overwritten; or it is a URL.
         """
         # Plain .npy files, because they can be memory-mapped and hold nothing pickled.
         with atomic_directory(directory) as folder:
@@ -434,9 +434,10 @@ class NestedIndex:
                 read. Defaults to `False`.
 
         Raises:
-            ValueError: the folder holds no index, or one of another format version.
+            ValueError: `directory` is a URL; the folder holds no index, or one of another format
+                version.
         """
-        directory = os.fspath(directory)
+        directory = local_path(directory, "`directory`")
         path = os.path.join(directory, _MANIFEST)
         if not os.path.exists(path):
             raise ValueError(
@@ -449,16 +450,28 @@ class NestedIndex:
             path = os.path.join(directory, name)
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
-        dtype, saved = storage_dtype(manifest["storage"]), manifest["shortlist"]
-        places = range(len(manifest["nesting_dims"]))
-        return cls(
-            manifest["nesting_dims"],
-            [read(_block_name(place), memory_map).view(dtype) for place in places],
-            read("inverse_norms.npy"),
-            read("ids.npy"),
-            manifest["metric"],
-            None if saved is None else ScannSearcher.load(directory, saved, manifest["rows"]),
-        )
+        try:
+            dtype, saved = storage_dtype(manifest["storage"]), manifest["shortlist"]
+            dims, rows = NestingDims(manifest["nesting_dims"]), manifest["rows"]
+            blocks = [
+                read(_block_name(place), memory_map).view(dtype) for place in range(len(dims))
+            ]
+            norms, ids = read("inverse_norms.npy"), read("ids.npy")
+            shapes = [part.shape for part in (*blocks, norms, ids)]
+            wanted = [
+                *((rows, high - low) for low, high in dims.blocks),
+                (rows, len(dims)),
+                (rows,),
+            ]
+            if shapes != wanted:
+                raise ValueError(f"the arrays have the shapes {shapes} in place of {wanted}")
+            shortlist = None if saved is None else ScannSearcher.load(directory, saved, rows)
+            return cls(dims, blocks, norms, ids, manifest["metric"], shortlist)
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"The files of {directory} must be those of one whole index. One is missing or "
+                f"damaged: {error}. Copy it again, or build the index again."
+            ) from error
 
 
 def _block_name(place):
