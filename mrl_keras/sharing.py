@@ -5,7 +5,10 @@ layer within a config twice. In a copy the outer layer looks for the model's own
 is called.
 """
 
+import re
+
 import keras
+from keras.src.models.functional import Functional
 
 
 class HoldsModelLayer:
@@ -91,23 +94,33 @@ def _alike(one, other):
 
 def _layer_like(own, tensors, holder):
     """The layer of the tensors' model that `own` is, or is a copy of; None if there is none."""
-    layers = {
-        id(layer): layer
-        for operation in _operations(tensors)
-        if isinstance(operation, keras.layers.Layer) and operation is not holder
-        for layer in operation._flatten_layers()
-        if _alike(layer, own)
-    }
+    layers, made_inside = {}, {}
+    for operation in _operations(tensors):
+        if isinstance(operation, keras.layers.Layer) and operation is not holder:
+            for layer in operation._flatten_layers():
+                layers[id(layer)] = layer
+                if not isinstance(layer, (keras.Sequential, Functional)):
+                    inside = layer._flatten_layers(include_self=False)
+                    made_inside |= {id(one): one for one in inside}
     if id(own) in layers:
         return own
     config = own.get_config()
-    same = [layer for layer in layers.values() if layer.get_config() == config]
+    same = [x for x in layers.values() if _alike(x, own) and x.get_config() == config]
     if len(same) > 1:
         raise ValueError(
             f"A copy of {holder.name!r} must share the model's own layer {own.name!r}, and the "
             f"model has {len(same)} of this class, name and config. Give each a name of its own."
         )
-    return same[0] if same else None
+    if same:
+        return same[0]
+    # A layer that makes layers gives them new automatic names, such as embedding_1.
+    same = [x for x in made_inside.values() if type(x) is type(own) and _base(x) == _base(own)]
+    same = [x for x in same if x.get_config() == {**config, "name": x.name}]
+    return same[0] if len(same) == 1 else None
+
+
+def _base(layer):
+    return re.sub(r"_\d+$", "", layer.name)
 
 
 def _operations(tensors):

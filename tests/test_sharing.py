@@ -16,13 +16,17 @@ DIMS = [2, 4]
 class Encoder(keras.Model):
     """An encoder of its own class, whose token embedding is an attribute."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, embedding_name=None, **kwargs):
         super().__init__(**kwargs)
-        self.token_embedding = keras.layers.Embedding(20, 4, name="token_embedding")
+        self.embedding_name = embedding_name
+        self.token_embedding = keras.layers.Embedding(20, 4, name=embedding_name)
         self.dense = keras.layers.Dense(4)
 
     def call(self, x):
         return self.dense(self.token_embedding(x))
+
+    def get_config(self):
+        return {**super().get_config(), "embedding_name": self.embedding_name}
 
 
 @keras.saving.register_keras_serializable(package="tests_sharing")
@@ -59,9 +63,13 @@ def nested():
     return outer, keras.Model(tokens, hidden, name="encoder")(outer), embedding
 
 
-def subclassed():
-    tokens, encoder = keras.Input((8,), dtype="int32"), Encoder()
+def subclassed(name="token_embedding"):
+    tokens, encoder = keras.Input((8,), dtype="int32"), Encoder(name)
     return tokens, encoder(tokens), encoder.token_embedding
+
+
+def subclassed_without_names():
+    return subclassed(None)
 
 
 def owner():
@@ -90,7 +98,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("how", COPIES)
-@pytest.mark.parametrize("parts", [functional, nested, subclassed, owner])
+@pytest.mark.parametrize("parts", [functional, nested, subclassed, subclassed_without_names, owner])
 def test_a_copied_head_is_tied_to_the_copied_table(parts, how):
     model = masked_lm(parts)
     copy = COPIES[how](model)

@@ -1,5 +1,7 @@
 """The Matryoshka loss: one Keras loss on every prefix, weighted and summed (Eq. 1)."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -43,7 +45,8 @@ class MatryoshkaLoss(LabelledLoss):
             or the string name of either. Label smoothing, `from_logits` and so on are
             arguments of that loss. String names take Keras's defaults, where
             crossentropies expect probabilities: pass an instance with
-            `from_logits=True` for a plain `MatryoshkaDense` output.
+            `from_logits=True` for a plain `MatryoshkaDense` output. An eager call on outputs
+            outside [0, 1] warns once.
         relative_importance: the weights c_m, one finite number >= 0 for each prefix, for
             example `dims.relative_importance({8: 2.0})`. Default None, all ones.
         prefix_reduction: "sum" (the default, Eq. 1) or "mean", which divides by the sum
@@ -97,6 +100,7 @@ class MatryoshkaLoss(LabelledLoss):
             )
         self.loss = _inner_loss(loss)
         self.prefix_reduction = prefix_reduction
+        self._checks_probabilities = _expects_probabilities(self.loss)
         self.relative_importance = None
         if relative_importance is not None:
             count = len(_listed(relative_importance))
@@ -116,9 +120,23 @@ class MatryoshkaLoss(LabelledLoss):
         y_true = None if y_true is None else ops.convert_to_tensor(y_true)
         shape = None if y_true is None else y_true.shape
         check_nested_shapes(self.loss, shape, y_pred.shape, self.relative_importance)
+        if self._checks_probabilities:
+            self._check_probabilities(y_pred)
         # The inner object itself must not be called: it would reduce and scale by replicas.
         inner = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         return [inner(y_true, one) for one in ops.unstack(y_pred, axis=-2)]
+
+    def _check_probabilities(self, y_pred):
+        """Warn of logits, at the first call whose values are known."""
+        outside = _outside_of_probabilities(y_pred)
+        self._checks_probabilities = outside is None
+        if outside:
+            warnings.warn(
+                f"{_name(self.loss)} takes probabilities, and the outputs lie outside [0, 1]. For "
+                "logits, as a plain MatryoshkaDense gives them, pass the loss as an instance with "
+                "`from_logits=True`.",
+                stacklevel=2,
+            )
 
     def get_config(self):
         return {
@@ -178,7 +196,7 @@ def _under_one_mask(losses, output_mask, mean):
 
 def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):
     """Raise a ValueError unless `y_pred` is nested and `y_true` fits one of its prefixes."""
-    given = "None" if y_true_shape is None else _text(y_true_shape)
+    given = None if y_true_shape is None else _text(y_true_shape)
     received = f"Received y_pred {_text(y_pred_shape)} and y_true {given}."
     if len(y_pred_shape) < 3:
         raise ValueError(
@@ -191,7 +209,9 @@ def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):
             f"`relative_importance` has {len(weights)} weights, but the prefix axis (-2) of the "
             f"output has {y_pred_shape[-2]} prefixes. {received}"
         )
-    kind = None if y_true_shape is None else _label_kind(loss)
+    if y_true_shape is None:
+        return  # a loss that reads no labels
+    kind = _label_kind(loss)
     one = (*y_pred_shape[:-2], y_pred_shape[-1])
     fits = {
         "dense": _compatible(y_true_shape, one),
@@ -212,6 +232,26 @@ def _label_kind(loss):
     if name.endswith("categoricalcrossentropy"):
         return "sparse" if "sparse" in name else "dense"
     return None
+
+
+def _expects_probabilities(loss):
+    """Whether `loss` is one of Keras's crossentropies as it comes, without `from_logits`."""
+    options = getattr(loss, "_fn_kwargs", {})
+    function = getattr(loss, "fn", loss)
+    kinds = ("categorical", "sparse_categorical", "binary")
+    known = [getattr(keras.losses, f"{kind}_crossentropy") for kind in kinds]
+    return function in known and not options.get("from_logits", False)
+
+
+def _outside_of_probabilities(y_pred):
+    """Whether some outputs are no probabilities; None where values are known at run time only."""
+    if isinstance(y_pred, keras.KerasTensor) or 0 in tuple(y_pred.shape):
+        return None
+    try:
+        values = keras.ops.convert_to_numpy(keras.ops.cast(y_pred, "float32"))
+    except Exception:  # a tensor of a graph, of another kind on each backend
+        return None
+    return bool(values.min() < -1e-3 or values.max() > 1.0 + 1e-3)
 
 
 def _compatible(shape, wanted):

@@ -192,3 +192,26 @@ def test_constructor_errors(arguments, message):
 def test_smoothing_errors(smoothing):
     with pytest.raises(ValueError, match=r"`label_smoothing` must be in \[0, 1\)\. Received"):
         SmoothedSparseCategoricalCrossentropy(smoothing)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "sparse_categorical_crossentropy",
+        "SparseCategoricalCrossentropy",
+        keras.losses.sparse_categorical_crossentropy,
+    ],
+)
+def test_logits_in_place_of_probabilities_warn_once(inner):
+    loss = MatryoshkaLoss(inner)
+    with pytest.warns(UserWarning, match=r"takes probabilities.*`from_logits=True`"):
+        loss(LABELS, LOGITS)
+    loss(LABELS, LOGITS)  # a warning would be an error
+    probabilities = keras.ops.softmax(LOGITS)
+    MatryoshkaLoss(inner)(LABELS, probabilities)  # nor do these warn
+    MatryoshkaLoss(sparse())(LABELS, LOGITS)
+
+
+def test_labels_that_are_read_must_be_given():
+    with pytest.raises(ValueError, match=r"'matryoshka_loss' reads labels.* as `y`"):
+        MatryoshkaLoss(sparse())(None, LOGITS)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras import CoSENT, MatryoshkaLoss
+from mrl_keras import CoSENT, InBatchAccuracy, MatryoshkaLoss, per_prefix
 from mrl_keras.layers.matryoshka_similarity import MatryoshkaSimilarity
 from mrl_keras.losses.symmetric_contrastive import (
     SymmetricContrastive,
@@ -330,3 +330,18 @@ def test_losses_of_earlier_files_load(name, config, wanted):
     found = keras.losses.deserialize(saved)
     assert type(found) is type(wanted)
     assert found.get_config() == wanted.get_config()
+
+
+def test_pairs_are_trained_without_labels():
+    inputs = [keras.Input((4,)) for _ in range(2)]
+    model = keras.Model(inputs, MatryoshkaSimilarity([2, 4], learnable_temperature=True)(inputs))
+    loss = MatryoshkaLoss(SymmetricContrastive())
+    metrics = per_prefix([InBatchAccuracy(), loss], [2, 4])
+    model.compile("sgd", loss=loss, metrics=metrics, jit_compile=False)
+    rows = np.eye(4, dtype="float32")
+    history = model.fit([rows, rows], verbose=0).history
+    assert history["in_batch_top1_d4"] == [1.0]
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(model.evaluate([rows, rows], verbose=0)).all()
+    with pytest.raises(ValueError, match="reads labels"):
+        SymmetricContrastive("labels")(None, rows)
