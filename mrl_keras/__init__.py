@@ -30,7 +30,10 @@ from mrl_keras.losses import (
 )
 from mrl_keras.metrics import InBatchAccuracy, MaskedLMAccuracy, PrefixMetric, per_prefix
 from mrl_keras.nesting import NestingDims
+from mrl_keras.registry import register_later
 from mrl_keras.version import __version__
+
+register_later()
 
 __all__ = [
     "CoSENT",

@@ -1,5 +1,7 @@
 """Keras registration and deserialization, so that saved models load without custom objects."""
 
+import importlib
+
 import keras
 
 PACKAGE = "mrl_keras"
@@ -22,3 +24,44 @@ def deserialize_argument(config, name, deserialize):
     """
     value = config[name]
     return {**config, name: deserialize(value) if isinstance(value, dict) else value}
+
+
+# Classes that `import mrl_keras` does not import, with their modules.
+_LATER = {
+    "AdaptiveClassifier": "cascade.adaptive_classifier",
+    "BertTokens": "models.text_tokens",
+    "Blur": "models.backbones.resnet",
+    "GardenBert": "models.garden.text",
+    "GardenResNet": "models.garden.image",
+    "GardenViT": "models.garden.image",
+    "MaskedMean": "models.text_embedder",
+    "Slimmable": "baselines.slimmable",
+    "TokenPlaces": "models.mask_filling",
+    "TopPieces": "models.mask_filling",
+}
+
+
+def register_later():
+    """Registers the names of classes whose modules are imported when a saved model needs them.
+
+    A stand-in has the name until the module's own class takes it.
+    """
+    for name, module in _LATER.items():
+        if keras.saving.get_registered_object(f"{PACKAGE}>{name}") is None:
+            register_as(name)(_stand_in(name, f"{PACKAGE}.{module}"))
+
+
+def _stand_in(name, module):
+    def get_config(self):
+        raise NotImplementedError
+
+    def from_config(cls, config):
+        # Keras says no module where the import fails, so the error does.
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            raise ImportError(f"A saved model needs {module}.{name}: {error}") from error
+        return found.from_config(config)
+
+    members = {"get_config": get_config, "from_config": classmethod(from_config)}
+    return type(name, (), {**members, "__module__": module, "stands_in": True})

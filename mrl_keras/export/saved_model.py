@@ -119,9 +119,7 @@ def export_saved_model(
         name: inputs if other is encoder else RawInputs(other, dims.width)
         for name, other in options.encoders.items()
     }
-    given = (encoder, classifier, *heads.values(), *options.functions.values())
-    layers = [part for part in (*given, *options.encoders.values()) if _is_layer(part)]
-    parts = ServedParts(inputs, heads, others, dict(options.functions), layers)
+    parts = ServedParts(inputs, heads, others, dict(options.functions))
 
     targets = {directory: _shortlist_class(index, plan)}
     if options.twin and targets[directory] is ScannShortlist:
@@ -178,10 +176,6 @@ def _write(folder, module, about, warmup_batch_sizes):
         "libraries": library_versions(custom_ops),
     }
     write_manifest(folder, content)
-
-
-def _is_layer(part):
-    return isinstance(part, keras.layers.Layer)
 
 
 def _shortlist_class(index, plan):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data.text.wordpiece import MASK
+from mrl_keras.data.text.wordpiece import SpecialIds
 from mrl_keras.layers import MaskedLMHead
 from mrl_keras.models.garden.text import INPUTS
 from mrl_keras.models.mask_filling import TokenPlaces, TopPieces
@@ -145,7 +145,7 @@ def mask_filler(model, tokens, masks=8, k=5, nesting_dims=None):
     head = model.get_layer("head")
     text = keras.Input((), dtype="string", name="text")
     inputs = tokens(text)
-    places = TokenPlaces(MASK, masks)(inputs["input_word_ids"])
+    places = TokenPlaces(SpecialIds.of(tokens.vocabulary).mask, masks)(inputs["input_word_ids"])
     hidden = head.embedding(inputs)["sequence_output"]
     logits = head([hidden, ops.maximum(places, 0)])
     if nesting_dims is not None:

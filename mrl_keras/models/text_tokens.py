@@ -18,8 +18,8 @@ class BertTokens(keras.layers.Layer):
     and put this layer in front of the trained model.
 
     Args:
-        vocabulary: pieces, "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" first, such as
-            `mrl_keras.data.learn_vocabulary` gives.
+        vocabulary: pieces, "[PAD]", "[UNK]", "[CLS]", "[SEP]" and "[MASK]" among them, such as
+            `mrl_keras.data.learn_vocabulary` gives or a published BERT has.
         length: int, tokens of each text with "[CLS]" and "[SEP]", at least 3. Longer texts are
             cut off.
         lower_case: bool, lower the case and strip accents. Default True.

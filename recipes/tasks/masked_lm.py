@@ -36,7 +36,6 @@ from mrl_keras import (
     per_prefix,
 )
 from mrl_keras.data import (
-    SPECIAL_PIECES,
     TextSource,
     masked_lm_batches,
     masked_lm_evaluation,
@@ -94,7 +93,8 @@ class Task(task.Task):
             texts = self._streamed(batch_size, sampling)
             return masked_lm_stream(texts, self.vocabulary.wordpiece, slots, rate)
         rows, pieces = self._train_rows, len(self.vocabulary)
-        return masked_lm_batches(rows, batch_size, pieces, slots, rate, sampling)
+        special = self.vocabulary.wordpiece.special_ids
+        return masked_lm_batches(rows, batch_size, pieces, slots, rate, sampling, special)
 
     def validation_data(self, batch_size):
         """The evaluation split once, masked in one fixed way, or None without such a split."""
@@ -103,7 +103,7 @@ class Task(task.Task):
             return None
         return masked_lm_evaluation(
             self._evaluation_rows, batch_size, len(self.vocabulary), config.masked_positions,
-            config.mask_rate,
+            config.mask_rate, special_ids=self.vocabulary.wordpiece.special_ids,
         )  # fmt: skip
 
     def build_model(self):
@@ -222,7 +222,7 @@ class Task(task.Task):
     def _piece_counts(self):
         """How often the training text has each piece; -1 for special pieces."""
         counts = np.bincount(self._train_rows.ravel(), minlength=len(self.vocabulary))
-        counts[: len(SPECIAL_PIECES)] = -1
+        counts[list(self.vocabulary.wordpiece.special_ids)] = -1
         return counts
 
 

@@ -166,3 +166,18 @@ class TestRows:
 def test_refusals(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_special_ids_elsewhere_give_the_same_masks():
+    """The vocabulary in another order: the same batches, with the other ids."""
+    other = np.random.default_rng(3).permutation(VOCABULARY).astype("int32")
+    other = np.concatenate([other[:5], np.sort(other[5:])])  # ordinary pieces in their order
+    special = tuple(int(one) for one in other[:5])
+    for make in (masked_lm_batches, masked_lm_evaluation):
+        ours = next(iter(make(ROWS, 4, VOCABULARY, 4)))
+        theirs = next(iter(make(other[ROWS], 4, VOCABULARY, 4, special_ids=special)))
+        for name, value in ours[0].items():
+            renamed = name in ("input_word_ids", "masked_lm_ids")
+            np.testing.assert_array_equal(theirs[0][name], other[value] if renamed else value)
+        np.testing.assert_array_equal(theirs[1], other[ours[1]])
+        np.testing.assert_array_equal(theirs[2], ours[2])

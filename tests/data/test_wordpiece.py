@@ -159,7 +159,7 @@ def test_static_shapes_in_a_pipeline():
         (lambda: learn_vocabulary("one", 50), "`texts` must be several strings"),
         (lambda: learn_vocabulary(made_texts(9), 20), "`size` must be at least .* Received 20"),
         (lambda: learn_vocabulary(tf.data.Dataset.range(3), 9), "must have strings .* as elements"),
-        (lambda: Wordpiece(PIECES[1:], 8), r"must begin with \[PAD\], \[UNK\]"),
+        (lambda: Wordpiece(PIECES[1:], 8), r"must have .* one without \[PAD\];"),
         (lambda: Wordpiece([*PIECES, "the"], 8), r"Received \['the'\] more than once"),
         (lambda: Wordpiece([*PIECES, ""], 8), "none be empty"),
         (lambda: Wordpiece(PIECES, 2), "`length` must be at least 3. Received 2"),
@@ -169,3 +169,21 @@ def test_static_shapes_in_a_pipeline():
 def test_refusals(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_special_pieces_are_found_by_name():
+    unused = [f"[unused{i}]" for i in range(98)]
+    words = ["river", "##s", "lake", "the", ",", "é", "e", "The"]
+    published = ["[PAD]", *unused, "x", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    texts = ["the rivers [MASK] [UNK]", "zzz", "", "lake [PAD]"]
+    kept = ["[MASK]", "[UNK]"]
+    ours, theirs = (Wordpiece(pieces, 8, kept=kept) for pieces in (PIECES, published))
+    assert theirs.special_ids == (0, 100, 101, 102, 103)
+    assert ours.special_ids == (0, 1, 2, 3, 4)
+    places = np.array([published.index(piece) for piece in PIECES])
+    for name, value in ours(texts).items():
+        expected = places[value] if name == "input_word_ids" else value
+        np.testing.assert_array_equal(theirs(texts)[name], expected)
+    last = Wordpiece([*words, *SPECIAL_PIECES[::-1]], 8, kept=kept)(texts)
+    np.testing.assert_array_equal(last["input_mask"], ours(texts)["input_mask"])
+    assert last["input_word_ids"].numpy()[0].tolist() == [10, 3, 0, 1, 8, 11, 9, 12]

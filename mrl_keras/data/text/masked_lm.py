@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mrl_keras.checks import as_int, whole_number
 from mrl_keras.data.sampling import Sampling, epochs_of_rows, prefetch_in_order, uniform
-from mrl_keras.data.text.wordpiece import CLS, MASK, PAD, SEP, SPECIAL_PIECES
+from mrl_keras.data.text.wordpiece import SpecialIds
 
 KEPT_TOKEN, RANDOM_TOKEN = 0.1, 0.1
 """Of the chosen tokens, this part stays as it is and this part becomes a random piece."""
@@ -42,7 +42,7 @@ def token_rows(wordpiece, texts, packed=True):
     >>> token_rows(wordpiece, ["a b a", "b"], packed=False).tolist()
     [[2, 5, 6, 5, 3], [2, 6, 3, 0, 0]]
     """
-    texts, room = list(texts), wordpiece.length - 2
+    texts, room, special = list(texts), wordpiece.length - 2, wordpiece.special_ids
     pieces = []
     for first in range(0, len(texts), 4096):
         ragged = wordpiece.pieces(texts[first : first + 4096])
@@ -51,18 +51,18 @@ def token_rows(wordpiece, texts, packed=True):
     if not pieces:
         raise ValueError("The texts hold no word: there is nothing to train or evaluate on.")
     if packed:
-        joined = [np.append(row, SEP) for row in pieces]
+        joined = [np.append(row, special.sep) for row in pieces]
         pieces = [np.concatenate(joined)]
     parts = [row[i : i + room] for row in pieces for i in range(0, len(row), room)]
-    rows = np.full((len(parts), wordpiece.length), PAD, "int32")
-    rows[:, 0] = CLS
+    rows = np.full((len(parts), wordpiece.length), special.pad, "int32")
+    rows[:, 0] = special.cls
     for row, part in zip(rows, parts, strict=True):
         row[1 : len(part) + 1] = part
-        row[len(part) + 1] = SEP
+        row[len(part) + 1] = special.sep
     return rows
 
 
-def mask_tokens(words, seeds, vocabulary_size, positions, rate=0.15):
+def mask_tokens(words, seeds, vocabulary_size, positions, rate=0.15, special_ids=(0, 1, 2, 3, 4)):
     """Choose tokens of each row to be predicted, and hide most of them.
 
     Of the n pieces of a row, special ones not counted, min(max(round(rate n), 1), positions) are
@@ -74,6 +74,7 @@ def mask_tokens(words, seeds, vocabulary_size, positions, rate=0.15):
         vocabulary_size: int, pieces to draw random ones from.
         positions: int, the slots of each row.
         rate: float in (0, 1), the part of the pieces that is chosen. Default 0.15.
+        special_ids: `SpecialIds`, such as `wordpiece.special_ids`. Default 0 to 4.
 
     Returns:
         (inputs, labels, weights): BERT's inputs, with "masked_lm_positions" and "masked_lm_ids",
@@ -82,7 +83,8 @@ def mask_tokens(words, seeds, vocabulary_size, positions, rate=0.15):
 
     Source: arXiv 1810.04805, Section 3.1.
     """
-    length, specials = words.shape[1], len(SPECIAL_PIECES)
+    length, special = words.shape[1], SpecialIds(*special_ids)
+    ordinary = np.setdiff1d(np.arange(vocabulary_size), special)
     if not 0.0 < rate < 1.0:
         raise ValueError(f"The mask's `rate` must lie between 0 and 1. Received {rate!r}.")
     positions = whole_number(positions, "`positions`")
@@ -90,7 +92,7 @@ def mask_tokens(words, seeds, vocabulary_size, positions, rate=0.15):
         raise ValueError(
             f"`positions` must not exceed the {length - 2} pieces of a row. Received {positions}."
         )
-    maskable = words >= specials
+    maskable = tf.reduce_all([words != one for one in special], axis=0)
     chances = tf.where(maskable, _uniform_each(seeds, length, 0), -1.0)
     places = tf.math.top_k(chances, positions).indices
     pieces = tf.reduce_sum(tf.cast(maskable, tf.int32), axis=1)
@@ -100,17 +102,18 @@ def mask_tokens(words, seeds, vocabulary_size, positions, rate=0.15):
     places = tf.where(used, places, 0)
     original = tf.gather(words, places, batch_dims=1)
     kind = _uniform_each(seeds, positions, 1)
-    drawn = _uniform_each(seeds, positions, 2) * (vocabulary_size - specials)
-    hidden = tf.where(kind < RANDOM_TOKEN, specials + tf.cast(drawn, tf.int32), MASK)
+    drawn = _uniform_each(seeds, positions, 2) * len(ordinary)
+    drawn = tf.gather(tf.constant(ordinary, tf.int32), tf.cast(drawn, tf.int32))
+    hidden = tf.where(kind < RANDOM_TOKEN, drawn, special.mask)
     hidden = tf.where(kind < 1.0 - KEPT_TOKEN, hidden, original)
     # An empty slot writes what is there, the "[CLS]" at place 0.
     hidden = tf.where(used, hidden, original)
     rows = tf.broadcast_to(tf.range(tf.shape(words)[0])[:, None], tf.shape(places))
     changed = tf.tensor_scatter_nd_update(words, tf.stack([rows, places], axis=2), hidden)
-    labels = tf.where(used, original, PAD)
+    labels = tf.where(used, original, special.pad)
     inputs = {
         "input_word_ids": tf.ensure_shape(changed, words.shape),
-        "input_mask": tf.cast(words != PAD, tf.int32),
+        "input_mask": tf.cast(words != special.pad, tf.int32),
         "input_type_ids": tf.zeros_like(words),
         "masked_lm_positions": places,
         "masked_lm_ids": labels,
@@ -133,6 +136,7 @@ def masked_lm_batches(
     positions,
     rate=0.15,
     sampling=Sampling(),
+    special_ids=(0, 1, 2, 3, 4),
 ):
     """Endless training batches from rows in memory, each row masked anew in each epoch.
 
@@ -146,6 +150,7 @@ def masked_lm_batches(
         positions: int, the slots of each row for masked tokens.
         rate: float in (0, 1), the part of the pieces that is chosen. Default 0.15.
         sampling: `Sampling`. Default seed 0, one worker, from the first step.
+        special_ids: `SpecialIds`, such as `wordpiece.special_ids`. Default 0 to 4.
 
     Returns:
         `tf.data.Dataset` of (inputs, labels, weights), see `mask_tokens`; all shapes are static.
@@ -163,12 +168,15 @@ def masked_lm_batches(
     count, table = _checked_rows(rows)
 
     def read(drawn, seeds):
-        return mask_tokens(tf.gather(table, drawn), seeds, vocabulary_size, positions, rate)
+        words = tf.gather(table, drawn)
+        return mask_tokens(words, seeds, vocabulary_size, positions, rate, special_ids)
 
     return epochs_of_rows(count, read, batch_size, sampling)
 
 
-def masked_lm_evaluation(rows, batch_size, vocabulary_size, positions, rate=0.15, seed=0):
+def masked_lm_evaluation(
+    rows, batch_size, vocabulary_size, positions, rate=0.15, seed=0, special_ids=(0, 1, 2, 3, 4)
+):
     """All rows once, in their order, with one fixed mask each.
 
     Args:
@@ -178,6 +186,7 @@ def masked_lm_evaluation(rows, batch_size, vocabulary_size, positions, rate=0.15
         vocabulary_size, positions: as for `masked_lm_batches`.
         rate: float in (0, 1), the part of the pieces that is chosen. Default 0.15.
         seed: int, of the masks. Default 0.
+        special_ids: `SpecialIds`, such as `wordpiece.special_ids`. Default 0 to 4.
 
     Returns:
         A finite `tf.data.Dataset` of (inputs, labels, weights).
@@ -197,7 +206,7 @@ def masked_lm_evaluation(rows, batch_size, vocabulary_size, positions, rate=0.15
         words = [tf.fill([batch_size], tf.constant(word, tf.int64)) for word in (seed, -1)]
         seeds = tf.stack([*words, numbers], 1)
         inputs, labels, weights = mask_tokens(
-            tf.gather(table, numbers), seeds, vocabulary_size, positions, rate
+            tf.gather(table, numbers), seeds, vocabulary_size, positions, rate, special_ids
         )
         return inputs, labels, weights * tf.cast(inside, tf.float32)[:, None]
 
@@ -220,7 +229,8 @@ def masked_lm_stream(texts, wordpiece, positions, rate=0.15):
     def read(batch, seeds):
         words = wordpiece(batch)["input_word_ids"]
         words = tf.ensure_shape(words, (batch.shape[0], wordpiece.length))
-        return mask_tokens(words, seeds, len(wordpiece.vocabulary), positions, rate)
+        size = len(wordpiece.vocabulary)
+        return mask_tokens(words, seeds, size, positions, rate, wordpiece.special_ids)
 
     return prefetch_in_order(
         texts.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

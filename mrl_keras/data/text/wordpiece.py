@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -16,9 +17,25 @@ from mrl_keras.checks import whole_number
 from mrl_keras.files import atomic_file, local_path
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""The first pieces of every vocabulary, so that their ids are 0 to 4."""
+"""The pieces that every vocabulary has; `learn_vocabulary` puts them first, as the ids 0 to 4."""
 
-PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL_PIECES))
+
+class SpecialIds(NamedTuple):
+    """The ids of the special pieces; as defaults those of a vocabulary that begins with them."""
+
+    pad: int = 0
+    unk: int = 1
+    cls: int = 2
+    sep: int = 3
+    mask: int = 4
+
+    @classmethod
+    def of(cls, vocabulary) -> SpecialIds:
+        """Where `vocabulary` has the special pieces."""
+        pieces = list(vocabulary)
+        return cls(*(pieces.index(piece) for piece in SPECIAL_PIECES))
+
+
 _SUFFIX = "##"
 
 
@@ -149,7 +166,8 @@ class Wordpiece:
     fit is cut off. `mrl_keras.models.BertTokens` is the same as a Keras layer.
 
     Args:
-        vocabulary: pieces, `SPECIAL_PIECES` first, such as `learn_vocabulary` gives.
+        vocabulary: pieces, `SPECIAL_PIECES` anywhere among them, such as `learn_vocabulary` gives
+            or a published BERT has.
         length: int, tokens of each text with "[CLS]" and "[SEP]", at least 3.
         lower_case: bool, lower the case and strip accents. Default True.
         kept: special pieces that are read as such where they stand in a text literally, such as
@@ -177,6 +195,7 @@ class Wordpiece:
 
     def __init__(self, vocabulary, length, lower_case=True, kept=()):
         self.vocabulary = checked_vocabulary(vocabulary)
+        self.special_ids = SpecialIds.of(self.vocabulary)
         self.length = whole_number(length, "`length`", least=3)
         self.lower_case = bool(lower_case)
         self.kept = (kept,) if isinstance(kept, str) else tuple(kept)
@@ -188,7 +207,7 @@ class Wordpiece:
             list(self.vocabulary),
             suffix_indicator=_SUFFIX,
             token_out_type=tf.int32,
-            unknown_token=SPECIAL_PIECES[UNK],
+            unknown_token="[UNK]",
             lower_case_nfd_strip_accents=self.lower_case,
         )
 
@@ -207,10 +226,9 @@ class Wordpiece:
         pattern = _pattern(self.kept)
         parts = self._text.regex_split(texts, pattern, keep_delim_regex_pattern=pattern)
         flat = parts.flat_values
-        kind = sum(
-            SPECIAL_PIECES.index(piece) * tf.cast(flat == piece, tf.int32) for piece in self.kept
-        )
-        special = kind > PAD
+        ids_of = {p: self.special_ids[SPECIAL_PIECES.index(p)] for p in self.kept}
+        kind = sum(number * tf.cast(flat == piece, tf.int32) for piece, number in ids_of.items())
+        special = tf.reduce_any([flat == piece for piece in self.kept], axis=0)
         plain = self._tokenizer.tokenize(tf.where(special, "", flat))
         ids = tf.RaggedTensor.from_row_lengths(
             tf.boolean_mask(kind, special), tf.cast(special, tf.int64)
@@ -224,8 +242,9 @@ class Wordpiece:
         """BERT's inputs of ragged ids (batch, pieces): cut, framed and padded; see the class."""
         pieces = pieces[:, : self.length - 2]
         ends = tf.ones((pieces.nrows(), 1), tf.int32)
-        ids = tf.concat([ends * CLS, pieces, ends * SEP], axis=1)
-        words = ids.to_tensor(PAD, shape=(None, self.length))
+        special = self.special_ids
+        ids = tf.concat([ends * special.cls, pieces, ends * special.sep], axis=1)
+        words = ids.to_tensor(special.pad, shape=(None, self.length))
         mask = tf.sequence_mask(ids.row_lengths(), self.length, tf.int32)
         return {
             "input_word_ids": words,
@@ -242,16 +261,17 @@ def checked_vocabulary(vocabulary) -> tuple[str, ...]:
     """`vocabulary` as a tuple of str.
 
     Raises:
-        ValueError: the special pieces are not its first, or a piece is there twice or empty.
+        ValueError: a special piece is missing, or a piece is there twice or empty.
     """
     pieces = tuple(vocabulary)
     others = [piece for piece in pieces if not isinstance(piece, str)]
     if others:
         raise ValueError(f"The pieces of a vocabulary must be strings. Received {others[:5]}.")
-    if pieces[: len(SPECIAL_PIECES)] != SPECIAL_PIECES:
+    missing = [piece for piece in SPECIAL_PIECES if piece not in pieces]
+    if missing:
         raise ValueError(
-            f"A vocabulary must begin with {', '.join(SPECIAL_PIECES)}. Received "
-            f"{list(pieces[: len(SPECIAL_PIECES)])}; `learn_vocabulary` makes one."
+            f"A vocabulary must have {', '.join(SPECIAL_PIECES)}. Received one without "
+            f"{', '.join(missing)}; `learn_vocabulary` makes one."
         )
     twice = [p for p, count in collections.Counter(pieces).items() if count > 1]
     if twice or "" in pieces:
@@ -269,7 +289,7 @@ def write_vocabulary(path, vocabulary) -> None:
 
     Args:
         path: of the file.
-        vocabulary: pieces, `SPECIAL_PIECES` first.
+        vocabulary: pieces, with `SPECIAL_PIECES` among them.
 
     Raises:
         ValueError: no vocabulary, a piece with "\\n", or one that UTF-8 can't hold.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -23,14 +24,12 @@ class ServedParts:
         heads: dict from signature names to functions of the embedding.
         encoders: dict from signature names to the `RawInputs` of further encoders.
         functions: dict from signature names to functions of the raw inputs.
-        layers: Keras layers whose state the functions use.
     """
 
     inputs: RawInputs
     heads: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
     encoders: Mapping[str, RawInputs] = dataclasses.field(default_factory=dict)
     functions: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
-    layers: Sequence = ()
 
 
 class ServingModule(tf.Module):
@@ -68,11 +67,11 @@ class ServingModule(tf.Module):
         super().__init__(name="serving")
         self._inputs, self._width, self._bounds = parts.inputs, parts.inputs.width, bounds
         self.nested_search = search
-        self.resources = [resource for layer in parts.layers for resource in _resources(layer)]
         self._encode = parts.inputs.encode
         self.signatures_by_name = self._signatures(parts)
         # What the functions read, and not the optimizer that a compiled encoder carries.
         traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
+        self.resources = _captured_resources(traced)
         self.state = list({id(v): v for fn in traced for v in fn.variables}.values())
 
     def _signatures(self, parts):
@@ -196,7 +195,16 @@ def class_outputs(logits: tf.Tensor) -> dict[str, tf.Tensor]:
     }
 
 
-def _resources(layer):
-    """Lookup tables and the like that `layer` and its sublayers hold."""
-    for part in layer._flatten_layers():
-        yield from (v for v in vars(part).values() if isinstance(v, _TrackableResource))
+def _captured_resources(traced):
+    """The lookup tables, tokenizers' models and the like that traced functions read.
+
+    A tokenizer may hold them in a list, a closure or an object that nothing tracks. A SavedModel
+    needs the object of each captured handle, whoever holds it.
+    """
+    captured = [tensor for fn in traced for tensor in fn.captured_inputs]
+    handles = {id(tensor): place for place, tensor in enumerate(captured)}
+    # type() rather than isinstance, which would load modules that are imported lazily.
+    live = [one for one in gc.get_objects() if issubclass(type(one), _TrackableResource)]
+    places = [[handles[id(v)] for v in vars(one).values() if id(v) in handles] for one in live]
+    found = [(held[0], one) for held, one in zip(places, live, strict=True) if held]
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
