@@ -10,11 +10,15 @@ import mrl_keras.baselines
 import mrl_keras.cascade
 import mrl_keras.models  # noqa: F401  (registers its layers)
 
-SAVED = sorted((pathlib.Path(__file__).parent / "support" / "saved").glob("*.keras"))
+FOLDER = pathlib.Path(__file__).parent / "support" / "saved"
 GARDEN = {"text_embedder", "mask_filler"}
+SAVED = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "mask_filler" else ())
+    for path in sorted(FOLDER.glob("*.keras"))
+]
 
 
-@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SAVED)
 def test_a_model_saved_before_the_move_answers_the_same(path):
     if path.stem in GARDEN:
         pytest.importorskip("official")
