@@ -92,6 +92,7 @@ class TestBatches:
             assert {tuple(spec.shape) for spec in inputs.values()} == {(4, 32), (4, 4)}
             assert tuple(labels.shape) == tuple(weights.shape) == (4, 4)
 
+    @pytest.mark.slow
     def test_the_seed_decides_and_any_step_can_be_the_first(self):
         whole = take(batches(), 9)
         assert_same(take(batches(), 9), whole)

@@ -103,6 +103,7 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_contract():
     contracts.check_every_argument_is_given(MaskedLMHead, ARGUMENTS)
     contracts.check_config_round_trip(MaskedLMHead, ARGUMENTS)
