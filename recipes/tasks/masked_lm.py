@@ -214,7 +214,7 @@ class Task(task.Task):
         """The training texts that the vocabulary is learned from; the same in every process."""
         most = self.config.vocabulary.examples
         if self.sources is not None and not self.config.data.in_memory:
-            batches = self._streamed(256, seed=0).map(lambda texts, seeds: texts)
+            batches = self._streamed(256, Sampling()).map(lambda texts, seeds: texts)
             return batches.take(-(-(most or 100_000) // 256))
         texts = self._texts("train")
         return texts[:most] if most else texts
