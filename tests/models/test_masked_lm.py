@@ -116,7 +116,7 @@ def test_the_embedding_is_the_mean_of_the_heads_states(model):
         (lambda m: mask_filler(m, tokens(), k=26), "must not exceed the 25 pieces. Received 26"),
         (lambda m: masked_lm_at(m, [4]), "must end at the width 8"),
         (lambda m: TokenPlaces(4, 0), "`count` must be at least 1"),
-        (lambda m: TopPieces(["a"]), "must begin with"),
+        (lambda m: TopPieces(["a"]), r"must have \[PAD\]"),
     ],
 )
 def test_refusals(model, call, text):
