@@ -36,6 +36,7 @@ from mrl_keras import (
     per_prefix,
 )
 from mrl_keras.data import (
+    Sampling,
     TextSource,
     masked_lm_batches,
     masked_lm_evaluation,
