@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import platform
 import sys
 from collections.abc import Iterable, Sequence
 
 from mrl_keras.files import write_csv
+from mrl_keras.retrieval.exact.threads import available_cores
 
 PACKAGES = ("mrl_keras", "keras", "tensorflow", "numpy")
 
@@ -22,11 +22,6 @@ def processor_name() -> str:
     except OSError:
         names = []
     return names[0].strip() if names else platform.processor() or platform.machine()
-
-
-def available_cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def accelerator_names() -> list[str]:

@@ -84,7 +84,7 @@ class Task(abc.ABC):
             model: what `build_model` made, with trained weights.
             names: which arrays. Default None, all.
         """
-        with self._clear_errors():
+        with self.explain_errors():
             return self.evaluation_pass(model).collect(names)
 
     def evaluate(self, model: keras.Model) -> Iterator[tuple[str, float]]:
@@ -93,7 +93,7 @@ class Task(abc.ABC):
         Raises:
             ValueError: no evaluator, or one that needs what `evaluation_pass` does not give.
         """
-        with self._clear_errors():
+        with self.explain_errors():
             yield from evaluate(self.evaluation_pass(model), self.evaluators())
 
     @abc.abstractmethod
@@ -109,7 +109,8 @@ class Task(abc.ABC):
         """Writes `directory`/VERSION, a SavedModel of `exported_parts`; returns that folder."""
         return export_saved_model(directory, **self.exported_parts(model))
 
-    def _clear_errors(self):
+    def explain_errors(self):
+        """A context in which damaged data of the config's set is one clear error."""
         return explain_image_errors(
             str((self.config.get("data") or {}).get("name", "the data set"))
         )

@@ -9,7 +9,7 @@ import keras
 import psutil
 
 from mrl_keras.checks import whole_number
-from mrl_keras.data import Sampling, explain_image_errors
+from mrl_keras.data import Sampling
 from mrl_keras.distribution import fit_distributed, is_chief, make_strategy
 from mrl_keras.files import write_json
 from recipes.common.finetuning import freeze_parts, load_initial_weights
@@ -137,7 +137,7 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
         "shuffle": False,  # the task shuffles
         "verbose": verbose if chief else 0,
     }
-    with explain_image_errors(str(config.data.get("name", "the data set"))):
+    with the_task.explain_errors():
         if strategy.num_replicas_in_sync == 1:
             batches = the_task.train_data(
                 config.batch_size, Sampling(config.seed, start_step=start)

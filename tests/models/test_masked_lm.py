@@ -66,6 +66,7 @@ def test_a_keras_file(model, tmp_path):
     assert any(layer is head.embedding for layer in again.layers)  # still tied
 
 
+@pytest.mark.slow
 def test_the_filler_answers_as_the_head_scores(model, tmp_path):
     filler = mask_filler(model, tokens(), masks=3, k=25)
     text = "w1 w2 [MASK] w4 [MASK]"

@@ -132,7 +132,7 @@ def _median_seconds(function, repeats):
 
 
 def _exact(rows, k):
-    """(function that gives the bytes, function queries -> positions (queries, k))."""
+    """(function that gives the bytes, function queries -> indices (queries, k))."""
     dim = rows.shape[1]
     index, plan = NestedIndex.build(rows, [dim]), SearchPlan((dim,), k=k)
     return lambda: _bytes(index), lambda queries: index.search(queries, plan).indices

@@ -54,8 +54,8 @@ def exact_retrieval_table(
     queries, query_labels, database, database_labels = arrays
     found = exact_search(queries, database, dims, k=max(ks))
     table = {}
-    for dim, positions in zip(found.dims, found.indices, strict=True):
-        metrics = ranking_metrics(labels_at(positions, database_labels), query_labels, ks)
+    for dim, indices in zip(found.dims, found.indices, strict=True):
+        metrics = ranking_metrics(labels_at(indices, database_labels), query_labels, ks)
         cost = mflops_per_query(len(database), SearchPlan((dim,), k=max(ks)))
         table[dim] = {**metrics, "MFLOPs": cost}
     return table

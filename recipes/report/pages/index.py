@@ -5,7 +5,8 @@ from __future__ import annotations
 import pathlib
 import platform
 
-from recipes.common.machine import available_cores, processor_name, versions
+from mrl_keras.retrieval.exact.threads import available_cores
+from recipes.common.machine import processor_name, versions
 from recipes.report.parts.page import anchor, verdict_table
 from recipes.report.parts.runs import budget_differences
 
