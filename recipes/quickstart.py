@@ -210,9 +210,11 @@ def export(model, index, table, options):
         options=ServingOptions(metrics=metrics),
     )
     path = pathlib.Path(path)
-    made_by = f"Recipe: `recipes/quickstart.py`; command: `{options.command}`"
-    about = f"A small convolutional network with an MRL head, trained on {options.dataset}"
-    write_text(path.parent / "README.md", model_card(path, about, made_by))
+    about = (
+        f"A small convolutional network with an MRL head, trained on {options.dataset}, and the "
+        "index of its training examples; an id is CLASS/ROW"
+    )
+    write_text(path.parent / "README.md", model_card(path, about, options.command))
     return path
 
 

@@ -54,15 +54,19 @@ def _prepare(builder, name):
 
 
 def check_split(builder, split):
-    """Refuse a split that the set lacks or that is empty.
+    """Refuse a split that the set lacks or that is empty; also one that TFDS adds or slices.
 
     Raises:
         ValueError: no such split, or an empty one.
     """
     name, splits = builder.info.name, builder.info.splits
-    if split not in splits:
-        raise ValueError(f"The set {name!r} has no split {split!r}. It has {sorted(splits)}.")
-    if splits[split].num_examples == 0:
+    try:
+        examples = splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"The set {name!r} has no split {split!r}. It has {sorted(splits)}."
+        ) from error
+    if examples == 0:
         raise ValueError(
             f"The split {split!r} of {name!r} in {builder.data_dir} is empty. Prepare it again."
         )
@@ -79,6 +83,33 @@ def first_examples(builder, split, most=None):
     if most is None or whole_number(most, "`max_examples`") >= there:
         return split
     return f"{split}[:{most}]"
+
+
+def stored_examples(builder, split, start=0, undecoded=()):
+    """A split's examples in the order of the files, each with TFDS's own id of it.
+
+    Args:
+        builder: a prepared set.
+        split: str; also "train+test" or "train[:100]".
+        start: int, examples to pass over. Default 0.
+        undecoded: names of features that stay as they are stored, such as ("image",). Default ().
+
+    Returns:
+        `tf.data.Dataset` of dicts: the set's features and "tfds_id", which names the file and the
+        place in it.
+
+    Raises:
+        ValueError: no such split, or an empty one.
+    """
+    check_split(builder, split)
+    tfds = import_tfds()
+    dataset = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        read_config=tfds.ReadConfig(add_tfds_id=True),
+        decoders={name: tfds.decode.SkipDecoding() for name in undecoded} or None,
+    )
+    return dataset.skip(start) if start else dataset
 
 
 def record_files(builder, split):

@@ -85,7 +85,8 @@ def load_manifest(path: str) -> dict:
         `encoders` (names of the signatures of further encoders),
         `cascade` (`None` without one), `custom_ops` ("Scann" for ScaNN's, "TFText" for
         tensorflow-text's, which a server must link), `signatures`,
-        `retrieval` (`None` without an index), `libraries`.
+        `retrieval` (`None` without an index), `retrievals` (further ones by name), `about` (how it
+        was made: what `ServingOptions.about` said), `libraries`.
 
     Raises:
         ValueError: there is no SavedModel, or it has no manifest of this format.

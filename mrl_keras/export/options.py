@@ -10,6 +10,21 @@ from mrl_keras.checks import whole_number
 
 
 @dataclass(frozen=True)
+class Retrieval:
+    """A further nested retrieval of an exported model, with an encoder of its own.
+
+    Args:
+        encoder: Keras layer or model, the queries' raw inputs -> (batch, d) embedding.
+        index: `mrl_keras.retrieval.NestedIndex` over rows of the same space.
+        plan: the `SearchPlan` that its signature runs.
+    """
+
+    encoder: Any
+    index: Any
+    plan: Any
+
+
+@dataclass(frozen=True)
 class ServingOptions:
     """Further signatures, versions, metrics and bounds of an exported model.
 
@@ -20,12 +35,21 @@ class ServingOptions:
             the same space: the towers of a dual encoder,
             `{"embed_image": image_tower, "embed_text": text_tower}`, one of which is the exported
             `encoder`. Each gives `embedding` (batch, d). Defaults to none.
+        retrievals: mapping from names to `Retrieval`s beside the model's own: with "texts" there
+            are `retrieve_texts`, `retrieve_texts_embeddings` and their `_dynamic` and `_batch`
+            variants, so that a dual encoder finds images for a text and texts for an image.
+            Defaults to none.
         functions: mapping from further signature names to functions (Keras models, usually) of the
             encoder's raw inputs, for what does not follow from the embedding, each giving a tensor
             or a dict of tensors. Defaults to none.
         version: int, the version to write. Defaults to `None`, one above the highest.
         metrics: mapping for the manifest, such as `{"top1": {8: 0.91, 64: 0.95}}`. Defaults to
             none.
+        about: mapping for the manifest: how the model was made, such as
+            `{"run": {"step": 4680}, "corpus": {"set": "cifar10", "split": "train"}}`. Defaults to
+            none.
+        files: mapping from names to files to copy into `assets.extra/`, such as the picture of
+            how the plan was chosen. Defaults to none.
         twin: bool, whether to write the same signatures without custom ops as a second model,
             `directory` + "_plain", with the same version: for servers that do not link ScaNN. It
             searches the leaves of the same tree exactly. A model whose shortlists are exact needs
@@ -53,8 +77,11 @@ class ServingOptions:
     heads: Mapping[str, Callable] = field(default_factory=dict)
     encoders: Mapping[str, Any] = field(default_factory=dict)
     functions: Mapping[str, Callable] = field(default_factory=dict)
+    retrievals: Mapping[str, Retrieval] = field(default_factory=dict)
     version: int | None = None
     metrics: Mapping = field(default_factory=dict)
+    about: Mapping = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
     twin: bool = False
     max_k: int = 1_000
     max_shortlist: int = 10_000

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import re
+import shutil
 from collections.abc import Sequence
 
 import keras
@@ -14,17 +15,23 @@ import tensorflow as tf
 from mrl_keras.cascade import AdaptiveClassifier
 from mrl_keras.export.custom_ops import custom_op_packages
 from mrl_keras.export.graph.inputs import RawInputs
-from mrl_keras.export.graph.module import ServedParts, ServingModule, class_outputs
+from mrl_keras.export.graph.module import (
+    ServedParts,
+    ServedSearch,
+    ServingModule,
+    class_outputs,
+)
 from mrl_keras.export.graph.search import NestedSearch
 from mrl_keras.export.graph.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
 from mrl_keras.export.manifest import (
+    EXTRA,
     FORMAT_VERSION,
     describe_index,
     library_versions,
     plain_numbers,
     write_manifest,
 )
-from mrl_keras.export.options import ServingOptions
+from mrl_keras.export.options import Retrieval, ServingOptions
 from mrl_keras.export.versions import version_to_write
 from mrl_keras.export.warmup import write_warmup
 from mrl_keras.files import atomic_directory, local_path
@@ -34,9 +41,9 @@ TWIN_SUFFIX = "_plain"
 """What a twin's name has after the model's."""
 
 _OWN_SIGNATURES = re.compile(
-    "serving_default|classify(_adaptive)?|embed|embed_dim|embed_dim_batch|"
-    "retrieve(_embeddings)?(_dynamic|_batch)?"
+    "serving_default|classify(_adaptive)?|embed|embed_dim|embed_dim_batch|retrieve(_.*)?"
 )
+_OWN_RETRIEVALS = re.compile("(.*_)?(embeddings|dynamic|batch)")
 
 
 def export_saved_model(
@@ -53,8 +60,9 @@ def export_saved_model(
 
     The model has the signatures that `ServingModule` lists: `embed`, `embed_dim`,
     `embed_dim_batch`; `classify`; `classify_adaptive`; one for each of the options' `heads`,
-    `functions` and `encoders`; `retrieve`, `retrieve_embeddings` and their `_dynamic` and `_batch`
-    variants; `serving_default`. Retrieval gives the answers of `index.search(queries, plan)`.
+    `functions`, `encoders` and `retrievals`; `retrieve`, `retrieve_embeddings` and their `_dynamic`
+    and `_batch` variants; `serving_default`. Retrieval gives the answers of
+    `index.search(queries, plan)`.
 
     Each request reads only the dims that a rerank adds. The ScaNN searcher is built once, while
     the model is loaded. `assets.extra/` holds `manifest.json` (see `load_manifest`) and TF
@@ -83,8 +91,8 @@ def export_saved_model(
         ValueError: `directory` is a URL; the Keras backend is not TensorFlow; nesting dims that
             are not known; the encoder's inputs are not known or its output is not d wide; the
             classifier's output is not nested; an index of another width, without a plan, or a
-            plan whose dims it does not have; a head or function with a name that is taken; a
-            version that exists; metrics that JSON does not hold.
+            plan whose dims it does not have; a name that is taken; a version that exists; metrics
+            that JSON does not hold.
 
     Example:
 
@@ -109,28 +117,42 @@ def export_saved_model(
     dims = _nesting_dims(nesting_dims, classifier, index)
     _check_retrieval(dims, index, plan)
     _check_names([*options.heads, *options.functions, *options.encoders])
+    _check_retrievals(dims, index, options)
     heads = dict(options.heads)
     if classifier is not None:
         heads = {"classify": _full_width(classifier, dims), **heads}
     if cascade is not None:
         heads["classify_adaptive"] = adaptive
-    inputs = RawInputs(encoder, dims.width, options.input_spec)
-    others = {
-        name: inputs if other is encoder else RawInputs(other, dims.width)
-        for name, other in options.encoders.items()
-    }
-    parts = ServedParts(inputs, heads, others, dict(options.functions))
+    made = {id(encoder): RawInputs(encoder, dims.width, options.input_spec)}
 
-    targets = {directory: _shortlist_class(index, plan)}
-    if options.twin and targets[directory] is ScannShortlist:
+    def inputs_of(other):
+        if id(other) not in made:
+            made[id(other)] = RawInputs(other, dims.width)
+        return made[id(other)]
+
+    others = {name: inputs_of(other) for name, other in options.encoders.items()}
+    parts = ServedParts(inputs_of(encoder), heads, others, dict(options.functions))
+    retrievals = {} if index is None else {"retrieve": Retrieval(encoder, index, plan)}
+    retrievals |= {f"retrieve_{name}": other for name, other in options.retrievals.items()}
+
+    targets = {directory: ScannShortlist}
+    if options.twin and ScannShortlist in map(_shortlist_class, retrievals.values()):
         targets[directory + TWIN_SUFFIX] = PartitionShortlist
     version = version_to_write(list(targets), options.version)
-    bounds = None if plan is None else options.bounds(plan)
     with contextlib.ExitStack() as folders:
-        for path, shortlist_class in targets.items():
+        for path, tree_search in targets.items():
             folder = folders.enter_context(atomic_directory(os.path.join(path, str(version))))
-            search = None if index is None else NestedSearch(index, plan, shortlist_class)
-            module = ServingModule(parts, search, bounds)
+            searches = {
+                name: _served_search(one, inputs_of(one.encoder), tree_search, options)
+                for name, one in retrievals.items()
+            }
+            module = ServingModule(parts, searches)
+            described = {
+                name: describe_index(
+                    one.index, searches[name].nested_search, options.bounds(one.plan)
+                )
+                for name, one in retrievals.items()
+            }
             about = {
                 "name": os.path.basename(path),
                 "version": version,
@@ -139,21 +161,27 @@ def export_saved_model(
                 "metrics": plain_numbers(options.metrics),
                 "encoders": sorted(options.encoders),
                 "cascade": None if cascade is None else cascade.to_dict(),
-                "retrieval": None if search is None else describe_index(index, search, bounds),
+                "retrieval": described.pop("retrieve", None),
+                "retrievals": {name.partition("_")[2]: one for name, one in described.items()},
+                "about": plain_numbers(options.about),
             }
-            _write(folder, module, about, options.warmup_batch_sizes)
+            _write(folder, module, about, options)
             # The variables are a copy of the database: gone before the twin makes its own.
-            del module, search
+            del module, searches
             gc.collect()
     return os.path.join(directory, str(version))
 
 
-def _write(folder, module, about, warmup_batch_sizes):
+def _write(folder, module, about, options):
     """The SavedModel of `module` and its assets.extra, into the empty `folder`."""
     functions = module.signatures_by_name
     tf.saved_model.save(module, folder, signatures=functions)
     specs = {name: tf.nest.flatten(fn.input_signature) for name, fn in functions.items()}
-    warmed = write_warmup(folder, about["name"], specs, module.example_values(), warmup_batch_sizes)
+    sizes = options.warmup_batch_sizes
+    warmed = write_warmup(folder, about["name"], specs, module.example_values(), sizes)
+    for name, source in options.files.items():
+        os.makedirs(os.path.join(folder, EXTRA), exist_ok=True)
+        shutil.copyfile(source, os.path.join(folder, EXTRA, name))
     dims, custom_ops = about["nesting_dims"], custom_op_packages(folder)
     content = {
         "format_version": FORMAT_VERSION,
@@ -178,11 +206,18 @@ def _write(folder, module, about, warmup_batch_sizes):
     write_manifest(folder, content)
 
 
-def _shortlist_class(index, plan):
+def _served_search(retrieval, inputs, tree_search, options):
+    """The `ServedSearch` of a `Retrieval`; `tree_search` is used where ScaNN finds shortlists."""
+    found_by = _shortlist_class(retrieval)
+    found_by = tree_search if found_by is ScannShortlist else found_by
+    search = NestedSearch(retrieval.index, retrieval.plan, found_by)
+    return ServedSearch(inputs, search, options.bounds(retrieval.plan))
+
+
+def _shortlist_class(retrieval):
     """How the main model finds shortlists: as `NestedIndex.search` does."""
-    if index is None:
-        return None
-    scann = index.shortlist is not None and index.shortlist.dim == plan.shortlist_dim
+    shortlist, plan = retrieval.index.shortlist, retrieval.plan
+    scann = shortlist is not None and shortlist.dim == plan.shortlist_dim
     return ScannShortlist if scann and plan.rerank_dims else ExactShortlist
 
 
@@ -228,6 +263,17 @@ def _check_retrieval(dims, index, plan):
                 f"`nesting_dims` {list(dims)}. Its rows are {index.width} wide."
             )
         plan.check_dims(index.nesting_dims)
+
+
+def _check_retrievals(dims, index, options):
+    for name, retrieval in options.retrievals.items():
+        if index is None or not name.isidentifier() or _OWN_RETRIEVALS.fullmatch(name):
+            raise ValueError(
+                "`retrievals` come beside an index of the model's own, and a name is an identifier "
+                f"that ends in no word of the other signatures, such as 'texts'. Received {name!r}"
+                f"{' without `index`' if index is None else ''}."
+            )
+        _check_retrieval(dims, retrieval.index, retrieval.plan)
 
 
 def _check_names(names):

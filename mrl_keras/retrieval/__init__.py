@@ -19,7 +19,12 @@ from mrl_keras.retrieval.scann.parameters import ScannParameters, scann_paramete
 from mrl_keras.retrieval.scann.searcher import ScannSearcher
 from mrl_keras.retrieval.tuning.points import TuningPoint, pareto_front
 from mrl_keras.retrieval.tuning.space import TuningSpace
-from mrl_keras.retrieval.tuning.tune import TuningOptions, TuningResult, tune
+from mrl_keras.retrieval.tuning.tune import (
+    TuningOptions,
+    TuningResult,
+    measure_plans,
+    tune,
+)
 
 __all__ = [
     "ExactResult",
@@ -39,6 +44,7 @@ __all__ = [
     "labels_at",
     "load_bulk_search",
     "mean_average_precision",
+    "measure_plans",
     "mflops_per_query",
     "pareto_front",
     "precision_at_k",

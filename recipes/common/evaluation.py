@@ -1,6 +1,8 @@
 """Evaluating a trained run: the values of its evaluators, printed and written to results.csv."""
 
+import csv
 import fnmatch
+import os
 
 from mrl_keras.files import write_csv
 from recipes.common.training import load_trained
@@ -29,3 +31,15 @@ def evaluate_run(run):
     rows = [{"name": name, "value": value, "step": step} for name, value in found.items()]
     write_csv(run.path("results.csv"), rows)
     return found
+
+
+def read_results(run):
+    """{name: value} of results.csv, or `None` where it lacks the newest checkpoint's."""
+    path, steps = run.path("results.csv"), run.checkpoints.steps()
+    if not steps or not os.path.exists(path):
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if any(int(row["step"]) != steps[-1] for row in rows):
+        return None
+    return {row["name"]: float(row["value"]) for row in rows}

@@ -1,48 +1,96 @@
 """The card of an exported model: what it is, what made it, and its numbers at every prefix."""
 
+from __future__ import annotations
+
 from mrl_keras.export import load_manifest
 
 
-def model_card(path, about, made_by):
+def model_card(path, about: str, made_by: str) -> str:
     """Markdown for the folder of an exported model, from its manifest.
 
     Args:
         path: the version's folder, as `export_saved_model` returns it.
         about: a sentence without its full stop: architecture, head and data set.
-        made_by: recipe and command.
+        made_by: the command.
     """
     manifest = load_manifest(str(path))
-    dims, retrieval = manifest["nesting_dims"], manifest["retrieval"]
+    made = manifest.get("about", {})
     versions = ", ".join(f"{key} {value}" for key, value in manifest["libraries"].items())
-    metrics = manifest["metrics"]
-    rows = [
-        "| dims | " + " | ".join(f"{name} top-1 (%)" for name in metrics) + " |",
-        "|---:|" + "---:|" * len(metrics),
-    ]
-    for dim in dims:
-        values = [f"{100 * values[str(dim)]:.2f}" for values in metrics.values()]
-        rows.append(f"| {dim} | " + " | ".join(values) + " |")
-    plan = retrieval["plan"]
     signatures = ", ".join(f"`{signature}`" for signature in sorted(manifest["signatures"]))
-    loading = "Loading needs no custom op"
-    if manifest["custom_ops"]:
-        loading = "Loading needs ScaNN's op library beside TensorFlow"
-    return "\n".join(
-        [
-            f"# {manifest['name']}, version {manifest['version']}",
-            "",
-            f"{about}, and the nested index of {retrieval['rows']} training examples.",
-            "",
-            f"- {made_by}",
-            f"- Versions: {versions}",
-            f"- Nesting dims: {', '.join(map(str, dims))}",
-            f"- Retrieval: a shortlist of {plan['sizes'][0]} rows by {plan['dims'][0]} dims "
-            f"({retrieval['shortlist']['kind']}), reranked by {plan['dims'][-1]} dims; an id is "
-            "CLASS/ROW of the training split",
-            f"- Signatures: {signatures}",
-            f"- {loading}; `recipes/query.py` shows how",
-            "",
-            *rows,
-            "",
-        ]
+    needed = {"Scann": "ScaNN's", "TFText": "TensorFlow Text's"}
+    ops = [needed.get(name, name) for name in manifest["custom_ops"]]
+    rows = [
+        f"# {manifest['name']}, version {manifest['version']}",
+        "",
+        f"{about}.",
+        "",
+        f"- Made by: `{made_by}`",
+        f"- Versions: {versions}",
+        f"- Nesting dims: {', '.join(map(str, manifest['nesting_dims']))}",
+    ]
+    if manifest["retrieval"]:
+        rows += _retrieval("retrieve", manifest["retrieval"], made.get("retrieval", {}))
+    for name, one in manifest.get("retrievals", {}).items():
+        rows += _retrieval(f"retrieve_{name}", one, made.get("retrievals", {}).get(name, {}))
+    if manifest["cascade"]:
+        rows += _cascade(manifest["cascade"], made.get("cascade", {}))
+    rows += [
+        f"- Signatures: {signatures}",
+        f"- Loading needs {' and '.join(ops) + ' op library' if ops else 'no custom op'}; "
+        "`recipes/query.py` shows how",
+        "",
+        *_table(manifest["metrics"], manifest["nesting_dims"]),
+        "",
+    ]
+    return "\n".join(rows)
+
+
+def _retrieval(signature, described, made):
+    """Lines on one index and its plan."""
+    corpus, chosen, plan = made.get("corpus", {}), made.get("plan", {}), described["plan"]
+    of = " ".join(filter(None, (corpus.get("set"), corpus.get("split"))))
+    stages = [
+        f"{size} rows by {dim} dims" for dim, size in zip(plan["dims"], plan["sizes"], strict=False)
+    ]
+    search = f"{', then '.join(stages)}, reranked by" if stages else "exact search by"
+    line = (
+        f"- `{signature}`: {described['rows']:,} rows{of and ' of ' + of}; {search} "
+        f"{plan['dims'][-1]} dims ({described['shortlist']['kind']})"
     )
+    if chosen.get("by") == "tuning":
+        measured = chosen.get("rest") or chosen["held_out"]
+        where = "the other" if "rest" in chosen else "the same"
+        line += (
+            f", tuned on {chosen['queries']['held_out']:,} held-out queries by "
+            f"{chosen['relevance']}; {chosen['metric']} on {where} queries "
+            f"{measured['plan']:.4f}, full width {measured['full_width']:.4f}"
+        )
+    return [line]
+
+
+def _cascade(policy, made):
+    line = (
+        f"- `classify_adaptive`: thresholds {', '.join(f'{t:.3g}' for t in policy['thresholds'])}"
+    )
+    if "accuracy" in made:
+        line += (
+            f", learned on {made['queries']['held_out']:,} held-out examples; on the other "
+            f"{made['queries']['rest']:,} top-1 is {made['accuracy']:.4f} with "
+            f"{made['expected_dims']:.1f} dims on average, full width "
+            f"{made['full_width_accuracy']:.4f}"
+        )
+    return [line]
+
+
+def _table(metrics, dims):
+    """Metrics by prefix, those of the nesting dims."""
+    named = {
+        name: values for name, values in metrics.items() if values.keys() & set(map(str, dims))
+    }
+    if not named:
+        return []
+    rows = [f"| dims | {' | '.join(named)} |", "|---:|" + "---:|" * len(named)]
+    for dim in map(str, dims):
+        values = (f"{v[dim]:.4f}" if dim in v else "" for v in named.values())
+        rows.append(f"| {dim} | {' | '.join(values)} |")
+    return rows

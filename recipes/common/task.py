@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mrl_keras.data import Sampling, explain_image_errors
 from mrl_keras.evaluation import EvaluationPass, Evaluator, Outputs, evaluate
-from mrl_keras.export import export_saved_model
+from recipes.common.corpus import Direction
 from recipes.common.evaluators import make_evaluators
 
 TASKS = pathlib.Path(__file__).resolve().parents[1] / "tasks"
@@ -98,16 +98,19 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def exported_parts(self, model: keras.Model) -> Mapping[str, object]:
-        """The arguments of `export_saved_model` beside the directory: `encoder`, and where there
-        are such `nesting_dims`, `classifier`, `index`, `plan`, `options`.
+        """The arguments of `export_saved_model` that the model gives: `encoder`, and where there
+        are such `nesting_dims`, `classifier`, `options`.
 
         Raises:
             ValueError: a model that is not to be exported.
         """
 
-    def export(self, model: keras.Model, directory) -> str:
-        """Writes `directory`/VERSION, a SavedModel of `exported_parts`; returns that folder."""
-        return export_saved_model(directory, **self.exported_parts(model))
+    def directions(self, model: keras.Model) -> Mapping[str, Direction]:
+        """What can be retrieved with a model: {name: `Direction`}, the main one under "".
+
+        Default none. An export indexes what each finds, see `recipes/common/exporting.py`.
+        """
+        return {}
 
     def explain_errors(self):
         """A context in which damaged data of the config's set is one clear error."""

@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from recipes.common.export_options import export_config
+
 
 def defaults(task):
     """A `ConfigDict` with the keys that training reads for any task."""
@@ -15,6 +17,7 @@ def defaults(task):
     config.gradient_accumulation = 1
     config.jit_compile = False
     config.checkpoint_every = 1000
+    config.export = export_config()
     return config
 
 
@@ -24,6 +27,7 @@ def tiny(config, batch_size=16):
     config.batch_size = config.evaluation.batch_size = batch_size
     config.steps = 12
     config.checkpoint_every = 6
+    config.export.held_out, config.export.least_queries = 0.5, 4
     return config
 
 

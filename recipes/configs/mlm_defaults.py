@@ -3,6 +3,7 @@
 import ml_collections
 
 from recipes.common.evaluators import evaluator_options
+from recipes.common.export_options import export_config
 from recipes.configs import common_defaults
 
 
@@ -51,7 +52,7 @@ def defaults():
     )
     config.evaluators = evaluator_options("masked_tokens")
     config.evaluation = ml_collections.ConfigDict({"batch_size": 64})
-    config.export = ml_collections.ConfigDict({"masks": 8, "pieces": 5})
+    config.export = export_config(corpus="none", masks=8, pieces=5)
     return config
 
 

@@ -27,6 +27,7 @@ import functools
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from mrl_keras import (
     MatryoshkaLoss,
@@ -46,11 +47,13 @@ from mrl_keras.data import (
     resolution_stages,
     streamed_batches,
 )
+from mrl_keras.data.image.augmentation import centre_crop
 from mrl_keras.evaluation import EvaluationPass, collect
 from mrl_keras.models import image_classifier
 from recipes.common import task
+from recipes.common.corpus import Direction, Rows, array_corpus, class_ids, stored_corpus
 from recipes.common.prefixes import chosen_dims, importance
-from recipes.common.towers import make_backbone
+from recipes.common.towers import embed_images, make_backbone
 
 HEADS = ("mrl", "mrl_e", "ff", "slimmable")
 SPACINGS = ("log", "uniform")
@@ -162,6 +165,47 @@ class Task(task.Task):
             "classifier": model.get_layer("head"),
             "nesting_dims": self.dims,
         }
+
+    def directions(self, model):
+        """Images find images; other sets are cut to the size of this run's images.
+
+        A set's classes are relevant to each other where it has this run's classes.
+        """
+        if self.config.head == "slimmable":
+            return {}
+        encoder = encoder_of(model, self.config.jit_compile)
+
+        def embed(images):
+            rows = self.config.evaluation.batch_size
+            images = images.astype(tf.as_dtype(self.config.data.dtype).as_numpy_dtype)
+            return embed_images(encoder, images, rows, self.config.jit_compile)
+
+        def read(source):
+            return self._corpus(source, embed)
+
+        return {"": Direction(read, read, embed, embed)}
+
+    def _corpus(self, source, embed):
+        data, rows = self.config.data, self.config.evaluation.batch_size
+        if source.name == "made":
+            found = self.source.test if source.split == data.eval_split else self.source.train
+            names = tuple(self.class_names())
+            keys = np.array([f"{source.split}/{row}" for row in range(len(found))])
+            made = Rows(found.images, class_ids(0, found.labels, names), found.labels, keys)
+            return array_corpus({"set": "made", "split": source.split}, made, embed, rows, names)
+        builder = image_set(source.name, source.data_dir or None)
+        own = self.source.image_shape if data.in_memory else None
+        size, crop = data.eval_resolution, data.eval_crop
+        if own is not None:
+            size, crop = own[0], 1.0
+
+        def parts(example):
+            image = example["image"]
+            if own is None or builder.info.features["image"].shape != own:
+                image = tf.cast(tf.round(centre_crop(image, size, crop)), tf.uint8)
+            return {"inputs": image, "label": example["label"]}
+
+        return stored_corpus(builder, source, parts, embed, rows, class_names(builder))
 
     def _pass_of_widths(self, model):
         names = [f"embedding_at_{dim}" for dim in self.dims]

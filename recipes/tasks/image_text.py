@@ -44,7 +44,10 @@ from mrl_keras.data import (
     resolution_stages,
     streamed_caption_batches,
 )
+from mrl_keras.data.image.augmentation import centre_crop
 from mrl_keras.data.image_text.pipeline import texts_of
+from mrl_keras.data.image_text.sets import captions_of
+from mrl_keras.data.tfds_sets import stored_examples
 from mrl_keras.evaluation import EvaluationPass, ZeroShotEvaluator, prompts
 from mrl_keras.export import ServingOptions
 from mrl_keras.models import (
@@ -52,8 +55,8 @@ from mrl_keras.models import (
     text_embedder,
     towers,
 )
-from mrl_keras.retrieval import NestedIndex, SearchPlan
 from recipes.common import task
+from recipes.common.corpus import Direction, Rows, array_corpus, made_ids, stored_corpus
 from recipes.common.prefixes import chosen_dims, importance
 from recipes.common.towers import embed_images, embed_texts, make_backbone
 from recipes.common.vocabulary import RunVocabulary
@@ -166,27 +169,94 @@ class Task(task.Task):
         return EvaluationPass(self.dims, parts, self.dims.interpolated())
 
     def exported_parts(self, model):
-        """Both towers, and an index that answers raw text with images.
-
-        Signatures: `embed_text` (and `embed`) from raw strings, `embed_image` from raw images,
-        and `retrieve`, the evaluation split's images that are nearest to a text. An id is
-        ROW/CAPTION, the row in the split and the image's first caption.
-        """
+        """Both towers: `embed_text` (and `embed`) from raw strings, `embed_image` from images."""
         image, text = towers(model)
-        test, dims = self.source.test(), self.dims
-        ids = [f"{row}/{texts[0]}" for row, texts in enumerate(test.captions)]
-        rows, encoder = len(ids), self.text_encoder(text)
+        encoder = self.text_encoder(text)
         return {
             "encoder": encoder,
-            "index": NestedIndex.build(self.embed_images(image, test.images), dims, ids=ids),
-            "plan": SearchPlan.adaptive(
-                shortlist_dim=dims[(len(dims) - 1) // 2],
-                shortlist=min(100, rows),
-                rerank_dim=dims.width,
-                k=min(10, rows),
-            ),
+            "nesting_dims": self.dims,
             "options": ServingOptions(encoders={"embed_text": encoder, "embed_image": image}),
         }
+
+    def directions(self, model):
+        """Texts find images, and under "texts" images find texts.
+
+        The texts are those of an evaluation: `evaluation.captions_per_text` joined. An image is
+        relevant to its own texts, and they to it. The option `ids` names the images.
+        """
+        image, text = towers(model)
+
+        def embed_images(images):
+            images = images.astype(tf.as_dtype(self.config.data.dtype).as_numpy_dtype)
+            return self.embed_images(image, images)
+
+        def embed_texts(texts):
+            return self.embed_texts(text, texts)
+
+        def images(source):
+            return self._images(source, embed_images)
+
+        def texts(source):
+            return self._texts(source, embed_texts)
+
+        return {
+            "": Direction(images, texts, embed_images, embed_texts),
+            "texts": Direction(texts, images, embed_texts, embed_images, encoder=image),
+        }
+
+    def _images(self, source, embed):
+        """A `Corpus` of images, each relevant to the texts of its own example."""
+        data, rows = self.config.data, self.config.evaluation.batch_size
+        if source.name == "made":
+            found, keys = self._made(source)
+            ids = made_ids(0, [texts[0] for texts in found.captions])
+            made = Rows(found.images, ids, None, keys, [(key,) for key in keys])
+            return array_corpus({"set": "made", "split": source.split}, made, embed, rows)
+        builder = self._builder(source)
+        side, crop = data.eval_resolution, data.eval_crop
+        own = self.source.image_shape if data.in_memory else None
+        if own is not None:
+            side, crop = own[0], 1.0
+
+        def parts(example):
+            image = example["image"]
+            if own is None or builder.info.features["image"].shape != own:
+                image = tf.cast(tf.round(centre_crop(image, side, crop)), tf.uint8)
+            return {"inputs": image, "shown": captions_of(example, data.captions)[0]}
+
+        stored = stored_corpus(builder, source, parts, embed, rows)
+        return _relevant_to_themselves(stored)
+
+    def _texts(self, source, embed):
+        """A `Corpus` of texts, of which an image may have several, relevant to their images."""
+        data, most = self.config.data, self.config.evaluation.captions_per_text
+        if source.name == "made":
+            found, keys = self._made(source)
+            examples = list(zip(keys, found.captions, strict=True))
+        else:
+            builder = self._builder(source)
+
+            def captions(example):
+                return example["tfds_id"], captions_of(example, data.captions)
+
+            stored = stored_examples(builder, source.split, undecoded=("image",)).map(captions)
+            examples = (
+                (key.decode(), [one.decode() for one in found])
+                for key, found in stored.as_numpy_iterator()
+            )
+        pairs = [(text, key) for key, found in examples for text in texts_of(found, most)]
+        texts, keys = (np.array(part) for part in zip(*pairs[: source.most or None], strict=True))
+        made = Rows(texts, made_ids(0, texts), None, keys, [(key,) for key in keys])
+        about = {"set": source.name, "split": source.split, "ids": "row"}
+        return array_corpus(about, made, embed, self.config.evaluation.batch_size)
+
+    def _made(self, source):
+        """(the artificial images of a split, their keys)."""
+        found = self.source.test() if source.split == "test" else self.source.train
+        return found, np.array([f"{source.split}/{row}" for row in range(len(found))])
+
+    def _builder(self, source):
+        return caption_set(source.name, self.config.data.captions, source.data_dir or None)
 
     def text_encoder(self, text_tower):
         """Raw strings (batch,) -> the embedding (batch, d)."""
@@ -247,6 +317,16 @@ class Source:
     train_texts: object
     test: object
     builder: object = None
+
+
+def _relevant_to_themselves(corpus):
+    """The corpus with each row's own key as its judgement."""
+
+    def read(start):
+        for rows in corpus.read(start):
+            yield rows._replace(relevant=[(key,) for key in rows.keys])
+
+    return dataclasses.replace(corpus, read=read)
 
 
 def _of_width(backbone, width):

@@ -27,6 +27,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import tensorflow as tf
 
 from mrl_keras import (
     MaskedLMAccuracy,
@@ -56,6 +57,7 @@ from mrl_keras.models import (
     masked_lm_embedder,
 )
 from recipes.common import task
+from recipes.common.corpus import Direction, text_corpus
 from recipes.common.prefixes import chosen_dims, importance
 from recipes.common.vocabulary import RunVocabulary
 
@@ -164,14 +166,35 @@ class Task(task.Task):
     def exported_parts(self, model):
         """An embedder of raw text, and `fill_mask`: the likeliest pieces of every prefix."""
         config = self.config
-        tokens = self.vocabulary.layer("[MASK]")
         most = min(config.masked_positions, config.export.masks)
-        filler = mask_filler(model, tokens, most, config.export.pieces, self.trained_dims)
+        filler = mask_filler(model, self._tokens, most, config.export.pieces, self.trained_dims)
         return {
-            "encoder": masked_lm_embedder(model, tokens, self.trained_dims.width),
+            "encoder": self._embedder(model),
             "nesting_dims": self.trained_dims,
             "options": ServingOptions(functions={"fill_mask": filler}),
         }
+
+    def directions(self, model):
+        """Texts find texts, by the word embeddings' space. Made sentences are not indexed."""
+        encoder, features = self._embedder(model), [self.config.data.feature.split(",")[0]]
+        size = self.config.evaluation.batch_size
+
+        def embed(texts):
+            padded = [*texts, *[""] * (size - len(texts))]  # one shape, one graph
+            return encoder.predict_on_batch(tf.constant(padded))[: len(texts)]
+
+        def read(source):
+            return text_corpus(source, features, embed, size)
+
+        return {"": Direction(read, read, embed, embed)}
+
+    @functools.cached_property
+    def _tokens(self):
+        return self.vocabulary.layer("[MASK]")
+
+    def _embedder(self, model):
+        """Raw strings (batch,) -> the embedding (batch, d)."""
+        return masked_lm_embedder(model, self._tokens, self.trained_dims.width)
 
     @functools.cached_property
     def _train_rows(self):
@@ -195,8 +218,6 @@ class Task(task.Task):
         return found
 
     def _streamed(self, batch_size, sampling):
-        import tensorflow as tf
-
         texts = streamed_texts(
             self.sources,
             batch_size,

@@ -37,6 +37,7 @@ from mrl_keras.models import (
     text_embedder,
 )
 from recipes.common import task
+from recipes.common.corpus import Direction, Rows, array_corpus, made_ids, text_corpus
 from recipes.common.prefixes import chosen_dims, importance
 from recipes.common.towers import embed_texts
 from recipes.common.vocabulary import RunVocabulary
@@ -146,6 +147,51 @@ class Task(task.Task):
         """The encoder of raw strings."""
         return {"encoder": self.text_encoder(model), "nesting_dims": self.dims}
 
+    def directions(self, model):
+        """Texts find texts: of this run's set the sentences of both sides, each once.
+
+        The second sentence of a pair of at least `positive_score` is relevant to the first. Of
+        other sets the texts are those of the option `texts`, else of the feature "text".
+        """
+
+        def embed(texts):
+            return self.embed(model, texts)
+
+        def rows(source):
+            if source.name != self.config.data.name:
+                return text_corpus(source, ["text"], embed, self.config.evaluation.batch_size)
+            pairs = self._pairs(source)
+            texts = np.array(list(dict.fromkeys([*pairs.first, *pairs.second])))
+            made = Rows(texts, made_ids(0, texts), None, texts)
+            return self._array_corpus(source, made, embed)
+
+        def queries(source):
+            if source.name != self.config.data.name:
+                return text_corpus(source, ["text"], embed, self.config.evaluation.batch_size)
+            pairs = self._pairs(source)
+            positive = pairs.scores >= self.config.positive_score
+            relevant = [
+                (text,) * bool(is_one) for text, is_one in zip(pairs.second, positive, strict=True)
+            ]
+            texts = pairs.first.astype(str)
+            made = Rows(texts, np.arange(len(texts)), None, texts, relevant)
+            return self._array_corpus(source, made, embed)
+
+        return {"": Direction(rows, queries, embed, embed)}
+
+    def _pairs(self, source):
+        """The pairs of a split of this run's set."""
+        data = self.config.data
+        if source.split in (data.train_split, data.eval_split):
+            return self.train if source.split == data.train_split else self.test
+        return _read_pairs(data, _builder(data), source.split)
+
+    def _array_corpus(self, source, made, embed):
+        if source.most:
+            made = Rows(*(part if part is None else part[: source.most] for part in made))
+        about = {"set": source.name, "split": source.split}
+        return array_corpus(about, made, embed, self.config.evaluation.batch_size)
+
     def text_encoder(self, model):
         """Raw strings (batch,) -> the embedding (batch, d)."""
         text = keras.Input((), dtype="string", name="text")
@@ -177,14 +223,19 @@ class Task(task.Task):
 
 
 def _tfds(data):
+    builder = _builder(data)
+    return [_read_pairs(data, builder, split) for split in (data.train_split, data.eval_split)]
+
+
+def _builder(data):
+    return text_set(data.name, (data.first, data.second), (data.score,), data.data_dir or None)
+
+
+def _read_pairs(data, builder, split):
     columns = (data.first, data.second, data.score)
-    builder = text_set(data.name, columns[:2], columns[2:], data.data_dir or None)
-    splits = []
-    for split in (data.train_split, data.eval_split):
-        found = read_columns(builder, split, columns, data.max_examples or None)
-        scores = np.asarray(found[data.score], "float32")
-        splits.append(Pairs(found[data.first], found[data.second], scores))
-    return splits
+    found = read_columns(builder, split, columns, data.max_examples or None)
+    scores = np.asarray(found[data.score], "float32")
+    return Pairs(found[data.first], found[data.second], scores)
 
 
 def _made_pairs(data):

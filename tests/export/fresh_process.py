@@ -70,7 +70,7 @@ def by_loader(path, queries, plan):
         for fn in model.signatures.values():
             fn(**example(fn, queries, plan))
     answer = model.signatures[RETRIEVE](embedding=tf.constant(queries))
-    parts = getattr(model.nested_search.finder, "parts", None)
+    parts = getattr(model.searches["retrieve"].nested_search.finder, "parts", None)
     return {
         "ids": answer["ids"].numpy().astype(str).tolist(),
         "threads": growth,

@@ -32,95 +32,43 @@ class ServedParts:
     functions: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
 
 
-class ServingModule(tf.Module):
-    """Everything that a SavedModel of this package serves, as named signatures.
-
-    | signature | inputs | outputs |
-    |---|---|---|
-    | `embed` | raw inputs | `embedding` (batch, d) |
-    | `embed_dim` | raw inputs, `dim` scalar | `embedding` (batch, dim), L2-normalised prefix |
-    | `embed_dim_batch` | raw inputs, `dim` (batch,) | `embedding` (batch, d), zero after each dim |
-    | `classify` | raw inputs | `class`, `probability` (batch,), `logits` (batch, classes) |
-    | `classify_adaptive` | raw inputs | `class`, `probability`, `dim`, each (batch,) |
-    | a head's or function's name | raw inputs | what it gives |
-    | a further encoder's name | its own raw inputs | `embedding` (batch, d) |
-    | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k) |
-    | `retrieve_dynamic` | and `k`, `shortlist`, `leaves` scalars, optional | (batch, k) |
-    | `retrieve_batch` | and `k`, `shortlist`, `leaves` (batch,) | (batch, the plan's k) |
-    | `retrieve_embeddings`, `_dynamic`, `_batch` | `embedding` instead of raw inputs | the same |
-    | `serving_default` | as `retrieve`, or `embed` without an index | |
-
-    `retrieve` and `retrieve_embeddings` have no optional inputs, because TF Serving's batching, its
-    REST API and `tf.saved_model.load` do not handle them. Optional inputs are clamped into their
-    bounds, never refused.
+class ServedSearch(tf.Module):
+    """A nested search from raw inputs or from embeddings, with optional numbers in bounds.
 
     Args:
-        parts: `ServedParts`.
-        search: `None` or a `NestedSearch`.
+        inputs: `RawInputs` of the queries.
+        search: `NestedSearch`.
         bounds: (most k, most shortlist), the limits of the optional inputs.
 
     Attributes:
-        signatures_by_name: dict from names to the `tf.function` of each signature.
+        default_numbers: dict of the plan's `k`, `shortlist` and `leaves`.
     """
 
-    def __init__(self, parts, search=None, bounds=None):
-        super().__init__(name="serving")
-        self._inputs, self._width, self._bounds = parts.inputs, parts.inputs.width, bounds
-        self.nested_search = search
-        self._encode = parts.inputs.encode
-        self.signatures_by_name = self._signatures(parts)
-        # What the functions read, and not the optimizer that a compiled encoder carries.
-        traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
-        self.resources = _captured_resources(traced)
-        self.state = list({id(v): v for fn in traced for v in fn.variables}.values())
+    def __init__(self, inputs, search, bounds):
+        super().__init__(name="served_search")
+        self._inputs, self._bounds, self.nested_search = inputs, bounds, search
+        plan = search.plan
+        numbers = (plan.k, plan.shortlist_size, search.default_leaves)
+        self.default_numbers = dict(zip(_NUMBERS, numbers, strict=True))
 
-    def _signatures(self, parts):
-        raw, embedding = dict(self._inputs.specs), {"embedding": _spec([None, self._width])}
-        made = {
-            "embed": _function(raw, lambda inputs: {"embedding": self._encode(inputs)}),
-            "embed_dim": _function(raw, self._embed_dim, {"dim": self._width}),
-            "embed_dim_batch": _function(raw, self._embed_dim_batch, ["dim"]),
-        }
-        for name, own in parts.encoders.items():
-            made[name] = _function(dict(own.specs), _chain(own.encode, _embedding))
-        for name, head in parts.heads.items():
-            made[name] = _function(raw, _chain(self._encode, head))
-        for name, function in parts.functions.items():
-            made[name] = _function(raw, _chain(self._inputs.pack, function))
-        if self.nested_search is not None:
-            for name, specs, encode in (
-                ("retrieve", raw, self._encode),
-                ("retrieve_embeddings", embedding, lambda inputs: inputs["embedding"]),
-            ):
-                made[name] = _function(specs, _chain(encode, self._retrieve))
-                made[f"{name}_dynamic"] = _function(
-                    specs, _chain(encode, self._retrieve_dynamic), self._default_numbers()
-                )
-                made[f"{name}_batch"] = _function(
-                    specs, _chain(encode, self._retrieve_batch), list(_NUMBERS)
-                )
-        return {**made, "serving_default": made.get("retrieve", made["embed"])}
-
-    def example_values(self) -> dict[str, float]:
-        """Numbers for requests that warm a server up: the defaults, and an embedding of ones."""
-        numbers = {} if self.nested_search is None else self._default_numbers()
-        return {"embedding": 1.0, "dim": self._width, **numbers}
-
-    def _embed_dim(self, inputs, dim):
-        dim = tf.clip_by_value(dim, 1, self._width)
-        return {"embedding": unit_rows(self._encode(inputs)[:, :dim])}
-
-    def _embed_dim_batch(self, inputs, dim):
-        inside = tf.range(self._width)[None, :] < tf.clip_by_value(dim, 1, self._width)[:, None]
-        return {"embedding": unit_rows(tf.where(inside, self._encode(inputs), 0.0))}
-
-    def _default_numbers(self):
-        plan = self.nested_search.plan
-        numbers = (plan.k, plan.shortlist_size, self.nested_search.default_leaves)
-        return dict(zip(_NUMBERS, numbers, strict=True))
+    def signatures(self, name):
+        """{signature: `tf.function`}, named `name` and, from embeddings, `name`_embeddings."""
+        made, embedding = {}, {"embedding": _spec([None, self._inputs.width])}
+        for start, specs, encode in (
+            (name, dict(self._inputs.specs), self._inputs.encode),
+            (f"{name}_embeddings", embedding, lambda inputs: inputs["embedding"]),
+        ):
+            made[start] = _function(specs, _chain(encode, self._retrieve))
+            made[f"{start}_dynamic"] = _function(
+                specs, _chain(encode, self._retrieve_dynamic), self.default_numbers
+            )
+            made[f"{start}_batch"] = _function(
+                specs, _chain(encode, self._retrieve_batch), list(_NUMBERS)
+            )
+        return made
 
     def _retrieve(self, embedding):
-        return self.nested_search.search(embedding, *self._default_numbers().values())
+        return self.nested_search.search(embedding, *self.default_numbers.values())
 
     def _retrieve_dynamic(self, embedding, k, shortlist, leaves):
         most_k, most_shortlist = self._bounds
@@ -142,6 +90,79 @@ class ServingModule(tf.Module):
         longest = tf.maximum(tf.reduce_max(shortlists), width)
         found = self.nested_search.search(embedding, width, longest, leaves, shortlists)
         return self.nested_search.blank(found, tf.range(width)[None, :] >= k[:, None])
+
+
+class ServingModule(tf.Module):
+    """Everything that a SavedModel of this package serves, as named signatures.
+
+    | signature | inputs | outputs |
+    |---|---|---|
+    | `embed` | raw inputs | `embedding` (batch, d) |
+    | `embed_dim` | raw inputs, `dim` scalar | `embedding` (batch, dim), L2-normalised prefix |
+    | `embed_dim_batch` | raw inputs, `dim` (batch,) | `embedding` (batch, d), zero after each dim |
+    | `classify` | raw inputs | `class`, `probability` (batch,), `logits` (batch, classes) |
+    | `classify_adaptive` | raw inputs | `class`, `probability`, `dim`, each (batch,) |
+    | a head's or function's name | raw inputs | what it gives |
+    | a further encoder's name | its own raw inputs | `embedding` (batch, d) |
+    | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k) |
+    | `retrieve_dynamic` | and `k`, `shortlist`, `leaves` scalars, optional | (batch, k) |
+    | `retrieve_batch` | and `k`, `shortlist`, `leaves` (batch,) | (batch, the plan's k) |
+    | `retrieve_embeddings`, `_dynamic`, `_batch` | `embedding` instead of raw inputs | the same |
+    | `retrieve_NAME`, ... | as `retrieve`, ..., of a further retrieval | the same |
+    | `serving_default` | as `retrieve`, or `embed` without an index | |
+
+    `retrieve` and `retrieve_embeddings` have no optional inputs, because TF Serving's batching, its
+    REST API and `tf.saved_model.load` do not handle them. Optional inputs are clamped into their
+    bounds, never refused.
+
+    Args:
+        parts: `ServedParts`.
+        searches: dict from signature names, "retrieve" first, to `ServedSearch`es.
+
+    Attributes:
+        signatures_by_name: dict from names to the `tf.function` of each signature.
+    """
+
+    def __init__(self, parts, searches=None):
+        super().__init__(name="serving")
+        self._inputs, self._width = parts.inputs, parts.inputs.width
+        self.searches = dict(searches or {})
+        self._encode = parts.inputs.encode
+        self.signatures_by_name = self._signatures(parts)
+        # What the functions read, and not the optimizer that a compiled encoder carries.
+        traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
+        self.resources = _captured_resources(traced)
+        self.state = list({id(v): v for fn in traced for v in fn.variables}.values())
+
+    def _signatures(self, parts):
+        raw = dict(self._inputs.specs)
+        made = {
+            "embed": _function(raw, lambda inputs: {"embedding": self._encode(inputs)}),
+            "embed_dim": _function(raw, self._embed_dim, {"dim": self._width}),
+            "embed_dim_batch": _function(raw, self._embed_dim_batch, ["dim"]),
+        }
+        for name, own in parts.encoders.items():
+            made[name] = _function(dict(own.specs), _chain(own.encode, _embedding))
+        for name, head in parts.heads.items():
+            made[name] = _function(raw, _chain(self._encode, head))
+        for name, function in parts.functions.items():
+            made[name] = _function(raw, _chain(self._inputs.pack, function))
+        for name, search in self.searches.items():
+            made |= search.signatures(name)
+        return {**made, "serving_default": made.get("retrieve", made["embed"])}
+
+    def example_values(self) -> dict[str, float]:
+        """Numbers for requests that warm a server up: the defaults, and an embedding of ones."""
+        numbers = next((s.default_numbers for s in self.searches.values()), {})
+        return {"embedding": 1.0, "dim": self._width, **numbers}
+
+    def _embed_dim(self, inputs, dim):
+        dim = tf.clip_by_value(dim, 1, self._width)
+        return {"embedding": unit_rows(self._encode(inputs)[:, :dim])}
+
+    def _embed_dim_batch(self, inputs, dim):
+        inside = tf.range(self._width)[None, :] < tf.clip_by_value(dim, 1, self._width)[:, None]
+        return {"embedding": unit_rows(tf.where(inside, self._encode(inputs), 0.0))}
 
 
 def _spec(shape, dtype=tf.float32):

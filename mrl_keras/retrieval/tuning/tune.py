@@ -160,28 +160,61 @@ def tune(
 
     Source: arXiv 2205.13147, Section 4.3.1 leaves the choice of D_s, D_r and k open; Figure 8.
     """
-    queries, options = check_queries(queries, index.width), options or TuningOptions()
-    metric = RankingMetric(options.metric)
+    options = options or TuningOptions()
+    plans = list(options.space.plans(index, RankingMetric(options.metric).k))
+    points = measure_plans(index, queries, plans, relevant, labels, options.metric, progress)
+    points, chosen = _choose(index, queries, points, options)
+    by_flops = tuple(sorted(points, key=lambda point: point.mflops))
+    return TuningResult(
+        options.metric, options.tolerance, options.confidence, points[0], by_flops, chosen
+    )
+
+
+def measure_plans(
+    index,
+    queries: np.ndarray,
+    plans: Sequence[SearchPlan],
+    relevant: Sequence[Sequence] | None = None,
+    labels: tuple[Sequence, Sequence] | None = None,
+    metric: str = "mAP@10",
+    progress: bool = False,
+) -> list[TuningPoint]:
+    """The quality of full width and of some plans, not timed: what a tuned plan is judged by.
+
+    Args:
+        index, queries, relevant, labels, progress: as for `tune`.
+        plans: `SearchPlan`s whose k is the metric's.
+        metric: "mAP@k" or "recall@k". Defaults to "mAP@10".
+
+    Returns:
+        `TuningPoint`s of exact full-width search and of each of `plans`.
+
+    Raises:
+        ValueError: as for `tune`.
+
+    >>> from mrl_keras.retrieval import NestedIndex
+    >>> index = NestedIndex.build(np.eye(4), [2, 4])
+    >>> plans, labels = [SearchPlan((2,), k=1)], (np.arange(4), np.arange(4))
+    >>> points = measure_plans(index, np.eye(4), plans, labels=labels, metric="mAP@1")
+    >>> [point.value for point in points]
+    [1.0, 0.5]
+    """
+    queries, metric = check_queries(queries, index.width), RankingMetric(metric)
     if not len(queries):
         raise ValueError("`queries` must hold at least one query. Received none.")
     if metric.k > len(index):
         raise ValueError(
             f"`metric` must have a k of at most {len(index)}, the rows. Received {metric.name!r}."
         )
-    plans = list(options.space.plans(index, metric.k))
     shortlists = _Shortlists(index, queries, plans, metric.k)
     relevance = _relevance(index, queries, relevant, labels, metric, shortlists.full_width)
     scorer = _Scorer(index, shortlists, relevance, metric)
     with tqdm(total=len(plans), desc="Tuning", disable=not progress, unit_scale=True) as bar:
-        points = [scorer.full_width_point()]
+        points = {}
         for point in scorer.points(plans):
-            points.append(point)
+            points[point.plan] = point
             bar.update()
-    points, chosen = _choose(index, queries, points, options)
-    by_flops = tuple(sorted(points, key=lambda point: point.mflops))
-    return TuningResult(
-        metric.name, options.tolerance, options.confidence, points[0], by_flops, chosen
-    )
+    return [scorer.full_width_point(), *(points[plan] for plan in plans)]
 
 
 class _Shortlists:
