@@ -1,0 +1,1 @@
+"""TF Serving: compose files for the stock image, clients of folders and servers, a smoke check."""
