@@ -22,14 +22,7 @@ from mrl_keras.export import (
     models_config,
     write_models_config,
 )
-from mrl_keras.files import (
-    atomic_directory,
-    atomic_file,
-    local_path,
-    write_csv,
-    write_json,
-    write_text,
-)
+from mrl_keras.files import local_path
 from mrl_keras.models import RetrievalModel
 from mrl_keras.retrieval import NestedIndex, SearchPlan, bulk_search, load_bulk_search
 from recipes.common.arguments import ScriptParser
@@ -54,17 +47,11 @@ def _encoder():
 
 
 CALLS = {
-    "atomic_file": lambda url: atomic_file(url).__enter__(),
-    "atomic_directory": lambda url: atomic_directory(url).__enter__(),
-    "write_text": lambda url: write_text(url, ""),
-    "write_json": lambda url: write_json(url, {}),
-    "write_csv": lambda url: write_csv(url, [{"a": 1}]),
     "export_saved_model": lambda url: export_saved_model(url, None),
     "load": load,
     "load_manifest": load_manifest,
     "models_config": models_config,
     "write_models_config": write_models_config,
-    "NestedIndex.save": lambda url: _index().save(url),
     "NestedIndex.load": NestedIndex.load,
     "bulk_search": lambda url: bulk_search(_index(), _never(), PLAN, url),
     "load_bulk_search": load_bulk_search,
@@ -74,7 +61,6 @@ CALLS = {
     "Checkpoints": lambda url: Checkpoints(url, {}),
     "write_vocabulary": lambda url: write_vocabulary(url, SPECIAL_PIECES),
     "read_vocabulary": read_vocabulary,
-    "CascadePolicy.save": lambda url: CascadePolicy([1, 2], [0.5]).save(url),
     "CascadePolicy.load": CascadePolicy.load,
     "read_hierarchy": read_hierarchy,
     "choose_images": choose_images,
