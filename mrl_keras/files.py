@@ -177,6 +177,19 @@ def directory_is_complete(path) -> bool:
     return exists(join(path, MARKER)) if is_remote(path) else is_directory(path)
 
 
+def check_complete(path) -> None:
+    """Refuses a remote folder that `atomic_directory` did not finish.
+
+    Raises:
+        ValueError: it has no marker.
+    """
+    if not directory_is_complete(path):
+        raise ValueError(
+            f"{path} is no whole folder: its upload was interrupted, or it was copied without its "
+            f"{MARKER}. Write it again; where all its files are there, add an empty {MARKER}."
+        )
+
+
 def list_names(folder) -> list[str]:
     """The names in a folder, sorted; none where it is missing."""
     folder = as_path(folder)
