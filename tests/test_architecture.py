@@ -21,6 +21,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 # Modules that may import TensorFlow; all others use keras.ops or NumPy.
 TENSORFLOW = (
+    "mrl_keras/files.py",
     "mrl_keras/data/*",
     "mrl_keras/distribution/*",
     "mrl_keras/export/*",

@@ -1,4 +1,4 @@
-"""Wherever a path is written or read, a URL is refused before any work, and no folder appears."""
+"""URLs wherever a path is written or read: what works remotely, and what is refused before work."""
 
 import os
 import pathlib
@@ -8,6 +8,7 @@ import keras
 import ml_collections
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mrl_keras.cascade import CascadePolicy
 from mrl_keras.data import SPECIAL_PIECES, read_vocabulary, write_vocabulary
@@ -22,12 +23,15 @@ from mrl_keras.export import (
     models_config,
     write_models_config,
 )
+from mrl_keras.export.versions import model_versions
 from mrl_keras.files import (
+    MARKER,
     atomic_directory,
     atomic_file,
+    list_names,
     local_path,
-    write_csv,
-    write_json,
+    read_text,
+    remove,
     write_text,
 )
 from mrl_keras.models import RetrievalModel
@@ -35,8 +39,15 @@ from mrl_keras.retrieval import NestedIndex, SearchPlan, bulk_search, load_bulk_
 from recipes.common.arguments import ScriptParser
 from recipes.common.config_flags import define_folder, define_workdir, run_main
 from recipes.common.run import Run
+from tests.support.remote import Stopped, new_folder, stop_writes, tree
 
-URLS = "gs://bucket/x", "s3://bucket/x", pathlib.Path("hdfs://host/x"), b"gs://bucket/x"
+LOCAL = "must be of the local file system"
+REFUSED = {
+    pathlib.Path("gs://bucket/x"): "give the str 'gs://bucket/x'",
+    pathlib.Path("hdfs://host/x"): "give the str 'hdfs://host/x'",
+    "file:///x": "Give the plain path, '/x'",
+    b"none://host/x": "It knows .*ram://",
+}
 PLAN = SearchPlan((2,), k=1)
 
 
@@ -57,14 +68,13 @@ CALLS = {
     "atomic_file": lambda url: atomic_file(url).__enter__(),
     "atomic_directory": lambda url: atomic_directory(url).__enter__(),
     "write_text": lambda url: write_text(url, ""),
-    "write_json": lambda url: write_json(url, {}),
-    "write_csv": lambda url: write_csv(url, [{"a": 1}]),
+    "NestedIndex.save": lambda url: _index().save(url),
+    "CascadePolicy.save": lambda url: CascadePolicy([1, 2], [0.5]).save(url),
     "export_saved_model": lambda url: export_saved_model(url, None),
     "load": load,
     "load_manifest": load_manifest,
     "models_config": models_config,
     "write_models_config": write_models_config,
-    "NestedIndex.save": lambda url: _index().save(url),
     "NestedIndex.load": NestedIndex.load,
     "bulk_search": lambda url: bulk_search(_index(), _never(), PLAN, url),
     "load_bulk_search": load_bulk_search,
@@ -74,10 +84,8 @@ CALLS = {
     "Checkpoints": lambda url: Checkpoints(url, {}),
     "write_vocabulary": lambda url: write_vocabulary(url, SPECIAL_PIECES),
     "read_vocabulary": read_vocabulary,
-    "CascadePolicy.save": lambda url: CascadePolicy([1, 2], [0.5]).save(url),
     "CascadePolicy.load": CascadePolicy.load,
     "read_hierarchy": read_hierarchy,
-    "choose_images": choose_images,
     "line_panels": lambda url: line_panels(url, {}, "x", "y"),
     "Run": lambda url: Run(url, ml_collections.ConfigDict()),
     "Run.open": Run.open,
@@ -85,12 +93,20 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_url_is_refused_and_makes_no_folder(name, tmp_path, monkeypatch):
+def test_what_is_no_url_of_a_known_file_system_is_refused_and_makes_no_folder(
+    name, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    for url in URLS:
-        with pytest.raises(ValueError, match="must be of the local file system"):
+    for url, text in REFUSED.items():
+        with pytest.raises(ValueError, match=text):
             CALLS[name](url)
     assert os.listdir(tmp_path) == []
+
+
+def test_where_files_must_be_local():
+    for url in ("gs://bucket/x", "ram://bucket/x", b"gs://bucket/x"):
+        with pytest.raises(ValueError, match=f"`source` {LOCAL}. Received the URL"):
+            choose_images(url)
 
 
 @pytest.mark.parametrize(
@@ -132,23 +148,112 @@ def test_path_likes_of_other_libraries():
         local_path(3)
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "gs:/bucket/x"])
-def test_scripts_refuse_urls_in_one_line(url, monkeypatch, capsys):
+def test_scripts_take_urls_or_refuse_them_in_one_line(monkeypatch, capsys):
     def define_flags(values):
         define_workdir(values)
         define_folder(values, "output", "a folder")
 
     def main(options):
-        raise AssertionError("work was done")
+        print(options.workdir, options.output)
 
-    for one in ("workdir", "output"):
-        given = {"workdir": "a", "output": "b", one: url}
+    def call(**given):
         monkeypatch.setattr(sys, "argv", ["x.py", *(f"--{n}={v}" for n, v in given.items())])
-        with pytest.raises(SystemExit, match=f"error: .*--{one} must be of the local file"):
-            run_main(main, define_flags)
+        run_main(main, define_flags)
+
+    call(workdir="ram://a", output="gs://b")
+    assert capsys.readouterr().out == "ram://a gs://b\n"
+    for one in ("workdir", "output"):
+        given = {"workdir": "a", "output": "b", one: "gs:/bucket/x"}
+        with pytest.raises(SystemExit, match=f"error: .*--{one} must be a whole URL"):
+            call(**given)
     for default in ("a.csv", pathlib.Path("a")):
         parser = ScriptParser("x.py", "About.")
         parser.add_measuring(default)
-        with pytest.raises(SystemExit):
-            parser.parse_args([f"--output={url}"])
-        assert "--output must be of the local file system" in capsys.readouterr().err
+        for url in ("gs://bucket/x", "gs:/bucket/x"):
+            with pytest.raises(SystemExit):
+                parser.parse_args([f"--output={url}"])
+            assert f"--output {LOCAL}" in capsys.readouterr().err
+
+
+def test_a_library_without_permission_ends_a_script_in_one_line(monkeypatch):
+    def main(options):
+        raise tf.errors.PermissionDeniedError(None, None, "no right to gs://bucket/logs\nmore")
+
+    monkeypatch.setattr(sys, "argv", ["x.py", "--workdir=a"])
+    with pytest.raises(SystemExit, match=r"^\nerror: permission denied \(no right .*/logs\)\. Log"):
+        run_main(main, define_workdir)
+
+
+# What is written to a remote folder and read from it.
+
+
+@pytest.fixture
+def folder():
+    return new_folder()
+
+
+def test_small_files(folder):
+    policy = CascadePolicy([1, 2], [0.5])
+    policy.save(f"{folder}/policy.json")
+    assert CascadePolicy.load(f"{folder}/policy.json") == policy
+    write_vocabulary(f"{folder}/vocabulary.txt", [*SPECIAL_PIECES, "a b", "\r"])
+    assert read_vocabulary(f"{folder}/vocabulary.txt") == [*SPECIAL_PIECES, "a b", "\r"]
+    write_text(f"{folder}/is_a.txt", "n1 n2\n")
+    assert read_hierarchy(f"{folder}/is_a.txt") == [("n2", "n1")]
+    line_panels(f"{folder}/lines.png", {"a": {"MRL": [(1, 2.0)]}}, "x", "y")
+    assert tree(folder)["lines.png"].startswith(b"\x89PNG")
+
+
+def test_an_index(folder, capsys):
+    index = NestedIndex.build(np.eye(4), [2, 4], ids=list("abcd"))
+    index.save(f"{folder}/index")
+    with pytest.raises(ValueError, match="nothing is ever overwritten"):
+        index.save(f"{folder}/index")
+    for mapped in (False, True):
+        loaded = NestedIndex.load(f"{folder}/index", memory_map=mapped)
+        assert f"Copying {folder}/index into" in capsys.readouterr().out
+        assert isinstance(loaded.blocks[0], np.memmap) == mapped
+        found, wanted = (one.search(np.eye(4), SearchPlan((4,), k=2)) for one in (loaded, index))
+        np.testing.assert_array_equal(found.ids, wanted.ids)
+    remove(f"{folder}/index/block_01.npy")
+    with pytest.raises(ValueError, match=r"/index must be those of one whole index.*block_01"):
+        NestedIndex.load(f"{folder}/index")
+    remove(f"{folder}/index/{MARKER}")
+    with pytest.raises(ValueError, match=r"/index is no whole folder: its upload was interrupted"):
+        NestedIndex.load(f"{folder}/index")
+
+
+@pytest.mark.slow
+def test_a_bulk_search_goes_on_after_every_write_that_stops(folder, monkeypatch):
+    index, queries = _index(), np.eye(2)[[0, 1, 1, 0, 1]]
+    wanted = index.search(queries, PLAN)
+    for for_good in (False, True):
+        at, stopped = -1, True
+        while stopped:
+            at += 1
+            path = f"{folder}/{for_good}/{at}"
+            with monkeypatch.context() as patch:
+                stop_writes(patch, at, for_good)
+                try:
+                    bulk_search(index, queries, PLAN, path, chunk_queries=2)
+                    stopped = False
+                except Stopped:
+                    pass
+            found = bulk_search(index, queries, PLAN, path, chunk_queries=2)
+            np.testing.assert_array_equal(found.indices, wanted.indices)
+            np.testing.assert_array_equal(load_bulk_search(path).scores, wanted.scores)
+            assert set(list_names(path)) == {"answers", "manifest.json"}
+        assert at > 20
+
+
+def test_versions_of_models(folder):
+    for version in ("1", "3"):
+        with atomic_directory(f"{folder}/digits/{version}") as temporary:
+            pathlib.Path(temporary, "saved_model.pb").touch()
+    write_text(f"{folder}/digits/4/saved_model.pb", "half")
+    assert model_versions(f"{folder}/digits") == (1, 3)
+    assert f'base_path: "{folder}/digits"' in models_config(folder)
+    assert write_models_config(folder, "/models") == f"{folder}/models.config"
+    assert 'base_path: "/models/digits"' in read_text(f"{folder}/models.config")
+    with pytest.raises(ValueError, match="digits/4 is no whole folder"):
+        load_manifest(f"{folder}/digits/4")

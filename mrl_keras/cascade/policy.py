@@ -1,7 +1,6 @@
 """`CascadePolicy`: which prefixes a cascade asks, and when it stops."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
@@ -9,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from mrl_keras.cascade.logits import prefix_confidence
-from mrl_keras.files import local_path, write_json
+from mrl_keras.files import read_json, write_json
 from mrl_keras.nesting import NestingDims
 
 
@@ -117,11 +116,7 @@ class CascadePolicy:
         return cls(**values)
 
     def save(self, path) -> None:
-        """Writes the policy as JSON; the file is whole or absent.
-
-        Raises:
-            ValueError: `path` is a URL.
-        """
+        """Writes the policy as JSON to a local or remote path; the file is whole or absent."""
         write_json(path, self.to_dict())
 
     @classmethod
@@ -129,17 +124,10 @@ class CascadePolicy:
         """The policy that `save` wrote.
 
         Raises:
-            ValueError: `path` is a URL, or the file holds no policy.
+            FileNotFoundError: no file.
+            ValueError: the file holds no policy.
         """
-        with open(local_path(path), encoding="utf-8") as file:
-            try:
-                values = json.load(file)
-            except ValueError as error:
-                raise ValueError(
-                    f"{path} must be the JSON file of a policy. It is damaged or another file: "
-                    f"{error}. Copy it again, or save the policy again."
-                ) from error
-        return cls.from_dict(values)
+        return cls.from_dict(read_json(path))
 
 
 def stops(confidence, thresholds) -> np.ndarray:

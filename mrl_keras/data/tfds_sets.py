@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from mrl_keras.checks import whole_number
+from mrl_keras.files import as_path, remote_errors
 
 
 def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
@@ -15,7 +16,8 @@ def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
 
     Args:
         name: str, of TFDS, with version or config if wanted.
-        data_dir: folder of TFDS; None is the environment's TFDS_DATA_DIR or TFDS's own default.
+        data_dir: folder of TFDS, local or on gs://, s3:// or az://; None is the environment's
+            TFDS_DATA_DIR or TFDS's own default.
         kind: what is wanted, for errors: "image classification set".
         check: function of the builder that raises a ValueError where it is another kind of set.
         known: names that would do, for errors.
@@ -23,15 +25,24 @@ def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
     Raises:
         ValueError: an unknown name, what `check` raises, or a set that is missing and can't be
             prepared.
+        OSError: a remote folder that can't be read.
         ImportError: tensorflow-datasets is missing.
     """
     tfds = import_tfds()
+    folder = as_path(data_dir or os.environ.get("TFDS_DATA_DIR", ""), "`data_dir`")
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        looked = data_dir or os.environ.get("TFDS_DATA_DIR") or "TFDS's default folder"
+        with remote_errors(folder):
+            builder = tfds.builder(name, data_dir=data_dir)
+    except KeyError as error:  # of etils.epath
+        if "://" not in str(error):
+            raise
         raise ValueError(
-            f"No {kind} is named {name!r}, neither in TFDS nor prepared in {looked}. Use {known}."
+            f"TFDS reads local folders, gs://, s3:// and az://. Received `data_dir` {folder!r}."
+        ) from error
+    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"No {kind} is named {name!r}, neither in TFDS nor prepared in "
+            f"{folder or 'the default folder of TFDS'}. Use {known}."
         ) from error
     check(builder)
     _prepare(builder, name)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import zipfile
 
@@ -11,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from mrl_keras.checks import differences, whole_number
-from mrl_keras.files import atomic_file, local_path
+from mrl_keras.files import as_path, atomic_file, is_remote, join, list_names, open_file, remove
 
 _NAME = re.compile(r"step-(\d{9})\.npz")
 
@@ -46,20 +45,18 @@ class Checkpoints:
     """
 
     def __init__(self, directory, config, keep=2):
-        self.directory = pathlib.Path(local_path(directory, "`directory`"))
+        self.directory = as_path(directory, "`directory`")
         self.config = json.loads(json.dumps(config))
         self.keep = whole_number(keep, "`keep`")
 
     def steps(self):
         """The steps of all checkpoints in the folder, ascending."""
-        if not self.directory.is_dir():
-            return []
-        found = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        found = (_NAME.fullmatch(name) for name in list_names(self.directory))
         return sorted(int(match[1]) for match in found if match)
 
     def path(self, step):
         """The path of the checkpoint of `step`."""
-        return self.directory / f"step-{step:09d}.npz"
+        return join(self.directory, f"step-{step:09d}.npz")
 
     def save(self, model, step, write=True):
         """Write the checkpoint of `step`, and remove the oldest beyond `keep`.
@@ -91,7 +88,8 @@ class Checkpoints:
                 np.savez(file, about=np.frombuffer(about.encode(), "uint8"), **plain)
                 file.flush()
                 os.fsync(file.fileno())
-            _flush_directory(self.directory)
+            if not is_remote(self.directory):
+                _flush_directory(self.directory)
         except OSError as error:
             newest = f"step {self.steps()[-1]}" if self.steps() else "the beginning"
             raise OSError(
@@ -99,7 +97,7 @@ class Checkpoints:
                 f"and start again with the same work directory: it goes on from {newest}."
             ) from error
         for old in self.steps()[: -self.keep]:
-            self.path(old).unlink(missing_ok=True)
+            remove(self.path(old))
         return path
 
     def restore(self, model):
@@ -156,7 +154,7 @@ class Checkpoints:
         path, steps = self.path(step), self.steps()
         try:
             # np.load leaves a damaged file open when it opened it itself.
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            with open_file(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 saved = {key: file[key] for key in file.files}
             about = json.loads(saved.pop("about").tobytes())
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from mrl_keras.files import local_path, write_csv
+from mrl_keras.files import as_path, write_csv
 from mrl_keras.nesting import NestingDims
 from mrl_keras.plots import LINE_STYLES, MARKERS, new_figure, save_figure
 
@@ -151,7 +151,7 @@ def line_panels(
     >>> os.path.getsize(path) > 5000
     True
     """
-    path = local_path(path)
+    path = as_path(path)
     empty = [title for title, lines in panels.items() if not any(map(len, lines.values()))]
     if not panels or empty:
         raise ValueError(

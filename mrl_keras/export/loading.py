@@ -9,6 +9,7 @@ import tensorflow as tf
 from mrl_keras.export.custom_ops import OP_LIBRARIES
 from mrl_keras.export.manifest import load_manifest
 from mrl_keras.export.versions import version_directory
+from mrl_keras.files import remote_errors
 
 # Ops are tied to the minor version of the library that defines them; a patch may differ.
 _CHECKED = ("tensorflow", *(library.name for library in OP_LIBRARIES.values()))
@@ -22,7 +23,7 @@ def load(path: str, check_versions: bool = True):
     `import tensorflow_text` where it names TFText, then `tf.saved_model.load(path)`.
 
     Args:
-        path: a version's folder NAME/VERSION, or NAME for its highest version.
+        path: a version's folder NAME/VERSION, or NAME for its highest version; local or remote.
         check_versions: bool, whether the installed TensorFlow, ScaNN and tensorflow-text must
             have the minor versions that the manifest names. Defaults to `True`.
 
@@ -34,6 +35,7 @@ def load(path: str, check_versions: bool = True):
     Raises:
         ValueError: no such model, one with missing or damaged files, or a library of another
             version.
+        OSError: a remote folder that can't be read, or vanishes.
         ImportError: the model needs the ops of ScaNN or tensorflow-text and they are not
             installed.
 
@@ -49,7 +51,10 @@ def load(path: str, check_versions: bool = True):
         if package in manifest["custom_ops"]:
             library.import_ops(manifest["name"])
     try:
-        return tf.saved_model.load(directory)
+        with remote_errors(directory):
+            return tf.saved_model.load(directory)
+    except PermissionError:
+        raise
     except (OSError, tf.errors.OpError) as error:
         if "not registered" in str(error):  # an op of a library that is not known here
             raise

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 
 from mrl_keras.export.custom_ops import OP_LIBRARIES
 from mrl_keras.export.versions import MODEL_FILE, version_directory
-from mrl_keras.files import read_manifest, write_text
+from mrl_keras.files import exists, join, read_manifest, write_text
 from mrl_keras.version import __version__
 
 FORMAT_VERSION = 1
@@ -61,7 +60,7 @@ def write_manifest(directory: str, content: dict) -> None:
         raise ValueError(
             f"The manifest must hold finite numbers, strings, lists and dicts only: {error}."
         ) from error
-    write_text(os.path.join(directory, EXTRA, _NAME), text + "\n")
+    write_text(join(directory, EXTRA, _NAME), text + "\n")
 
 
 def plain_numbers(values):
@@ -77,7 +76,7 @@ def load_manifest(path: str) -> dict:
     """The manifest of an exported model.
 
     Args:
-        path: a version's folder NAME/VERSION, or NAME for its highest version.
+        path: a version's folder NAME/VERSION, or NAME for its highest version; local or remote.
 
     Returns:
         A dict: `name`, `version`, `twin_of`, `is_matryoshka` (always true),
@@ -92,13 +91,13 @@ def load_manifest(path: str) -> dict:
         ValueError: there is no SavedModel, or it has no manifest of this format.
     """
     directory = version_directory(path)
-    if not os.path.isfile(os.path.join(directory, MODEL_FILE)):
+    if not exists(join(directory, MODEL_FILE)):
         raise ValueError(
             f"{directory} must be a whole SavedModel. It has no {MODEL_FILE}: copy or export it "
             "again, or name the folder of another version."
         )
-    file_name = os.path.join(directory, EXTRA, _NAME)
-    if not os.path.isfile(file_name):
+    file_name = join(directory, EXTRA, _NAME)
+    if not exists(file_name):
         raise ValueError(
             f"{path} must be a model that `export_saved_model` wrote. It has no {EXTRA}/{_NAME}; "
             "where it had one, copy it again with all its files."

@@ -34,7 +34,7 @@ from mrl_keras.export.manifest import (
 from mrl_keras.export.options import Retrieval, ServingOptions
 from mrl_keras.export.versions import version_to_write
 from mrl_keras.export.warmup import write_warmup
-from mrl_keras.files import atomic_directory, local_path
+from mrl_keras.files import absolute_path, atomic_directory, join
 from mrl_keras.nesting import NestingDims
 
 TWIN_SUFFIX = "_plain"
@@ -69,7 +69,7 @@ def export_saved_model(
     Serving's warm-up requests. The folder appears whole, by a rename, or not at all.
 
     Args:
-        directory: the model's folder; its last part is the model's name.
+        directory: the model's folder, local or remote; its last part is the model's name.
         encoder: Keras layer or model, raw inputs -> (batch, d) embedding.
         nesting_dims: `NestingDims` or ints that end at the width d. Default `None`, those of the
             classifier where it has any, else those of the index.
@@ -88,7 +88,7 @@ def export_saved_model(
         The path of the version's folder.
 
     Raises:
-        ValueError: `directory` is a URL; the Keras backend is not TensorFlow; nesting dims that
+        ValueError: the Keras backend is not TensorFlow; nesting dims that
             are not known; the encoder's inputs are not known or its output is not d wide; the
             classifier's output is not nested; an index of another width, without a plan, or a
             plan whose dims it does not have; a name that is taken; a version that exists; metrics
@@ -103,7 +103,7 @@ def export_saved_model(
     >>> os.path.relpath(path, folder), sorted(tf.saved_model.load(path).signatures)
     ('1', ['embed', 'embed_dim', 'embed_dim_batch', 'serving_default'])
     """
-    directory = os.path.abspath(local_path(directory, "`directory`"))
+    directory = absolute_path(directory, "`directory`")
     if keras.config.backend() != "tensorflow":
         raise ValueError(
             "A SavedModel needs Keras on its TensorFlow backend. Keras runs on "
@@ -141,7 +141,7 @@ def export_saved_model(
     version = version_to_write(list(targets), options.version)
     with contextlib.ExitStack() as folders:
         for path, tree_search in targets.items():
-            folder = folders.enter_context(atomic_directory(os.path.join(path, str(version))))
+            folder = folders.enter_context(atomic_directory(join(path, str(version))))
             searches = {
                 name: _served_search(one, inputs_of(one.encoder), tree_search, options)
                 for name, one in retrievals.items()
@@ -169,7 +169,7 @@ def export_saved_model(
             # The variables are a copy of the database: gone before the twin makes its own.
             del module, searches
             gc.collect()
-    return os.path.join(directory, str(version))
+    return join(directory, str(version))
 
 
 def _write(folder, module, about, options):

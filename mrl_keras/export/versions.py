@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import local_path, write_text
+from mrl_keras.files import (
+    absolute_path,
+    as_path,
+    check_complete,
+    directory_is_complete,
+    exists,
+    is_remote,
+    join,
+    list_names,
+    write_text,
+)
 
 MODEL_FILE = "saved_model.pb"
 
@@ -14,16 +23,17 @@ MODEL_FILE = "saved_model.pb"
 def model_versions(directory: str) -> tuple[int, ...]:
     """The versions under `directory`, ascending: every child whose name is an integer.
 
-    TF Serving reads the folder the same way, so it passes over a child such as `.tmp-3`.
+    TF Serving reads the folder the same way, so it passes over a child such as `.tmp-3`. A version
+    in a remote folder whose upload was interrupted is left out.
     """
     return tuple(sorted(_version_names(directory)))
 
 
 def _version_names(directory):
     """{version: the name of its child}; of "2" and "02", the shorter one."""
-    if not os.path.isdir(directory):
-        return {}
-    names = [name for name in os.listdir(directory) if name.isascii() and name.isdecimal()]
+    names = [name for name in list_names(directory) if name.isascii() and name.isdecimal()]
+    if is_remote(directory):
+        names = [name for name in names if directory_is_complete(join(directory, name))]
     return {int(name): name for name in sorted(names, key=len, reverse=True)}
 
 
@@ -49,10 +59,12 @@ def version_directory(path: str) -> str:
     """`path` where it holds a SavedModel itself, else the folder of its highest version.
 
     Raises:
-        ValueError: there is no SavedModel, or `path` is a URL.
+        ValueError: there is no SavedModel, or a remote one whose upload was interrupted.
+        OSError: a remote folder that can't be read.
     """
-    path = local_path(path, "The model's folder")
-    if os.path.isfile(os.path.join(path, MODEL_FILE)):
+    path = as_path(path, "The model's folder")
+    if exists(join(path, MODEL_FILE)):
+        check_complete(path)
         return path
     names = _version_names(path)
     if not names:
@@ -60,7 +72,7 @@ def version_directory(path: str) -> str:
             f"{path} must be a SavedModel's folder NAME/VERSION, or a folder NAME of versions. "
             f"It has neither {MODEL_FILE} nor a child whose name is an integer."
         )
-    return os.path.join(path, names[max(names)])
+    return join(path, names[max(names)])
 
 
 def models_config(
@@ -73,7 +85,7 @@ def models_config(
     Args:
         directory: folder that holds NAME/VERSION/ folders; names without a version are left out.
         base_path: the same folder as the server sees it, such as "/models". Defaults to the
-            absolute path of `directory`.
+            absolute path of `directory`, or its URL.
         labels: optional mapping from model names to {label: version}, such as
             `{"digits": {"stable": 3, "canary": 4}}`. A labelled model serves the versions that
             its labels name, since TF Serving labels only versions it serves; any other model
@@ -83,12 +95,12 @@ def models_config(
         A `ModelServerConfig` in protocol buffer text format.
 
     Raises:
-        ValueError: `directory` is a URL; no model under it, or a label for a model or version
+        ValueError: no model under `directory`, or a label for a model or version
             that is not there.
 
     Example:
 
-    >>> import tempfile
+    >>> import os, tempfile
     >>> folder = tempfile.mkdtemp()
     >>> os.makedirs(os.path.join(folder, "digits", "1"))
     >>> print(models_config(folder, base_path="/models"))
@@ -102,15 +114,14 @@ def models_config(
     }
     <BLANKLINE>
     """
-    directory = local_path(directory, "`directory`")
+    directory = absolute_path(directory, "`directory`")
     labels = dict(labels or {})
-    children = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
-    found = {name: model_versions(os.path.join(directory, name)) for name in children}
+    found = {name: model_versions(join(directory, name)) for name in list_names(directory)}
     found = {name: versions for name, versions in found.items() if versions}
     if not found:
         raise ValueError(f"{directory} must hold NAME/VERSION/ folders. It has none.")
     _check_labels(labels, found)
-    base = os.path.abspath(directory) if base_path is None else base_path.rstrip("/")
+    base = directory if base_path is None else base_path.rstrip("/")
     lines = ["model_config_list {"]
     for name in found:
         lines += ["  config {", f'    name: "{name}"', f'    base_path: "{base}/{name}"']
@@ -139,14 +150,14 @@ def write_models_config(
 
     Example:
 
-    >>> import tempfile
+    >>> import os, tempfile
     >>> folder = tempfile.mkdtemp()
     >>> os.makedirs(os.path.join(folder, "digits", "1"))
     >>> os.path.basename(write_models_config(folder, base_path="/models"))
     'models.config'
     """
     text = models_config(directory, base_path, labels)
-    path = os.path.join(directory, "models.config")
+    path = join(directory, "models.config")
     write_text(path, text)
     return path
 

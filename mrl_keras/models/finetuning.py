@@ -9,6 +9,7 @@ import re
 import keras
 import numpy as np
 
+from mrl_keras.files import as_path, exists, local_copy
 from mrl_keras.models.garden.backbone import GardenBackbone
 
 
@@ -113,17 +114,18 @@ def load_backbone(model, source, head="head"):
     """
     what = "the given arrays"
     if isinstance(source, (str, os.PathLike)):
-        what = source = os.fspath(source)
+        what = source = as_path(source, "`source`")
         garden = [part for part in model._flatten_layers() if isinstance(part, GardenBackbone)]
         if len(garden) == 1 and not source.endswith(".keras"):
             garden[0].load_checkpoint(source)
             return 0
-        if not (source.endswith(".keras") and os.path.isfile(source)):
+        if not (source.endswith(".keras") and exists(source)):
             raise ValueError(
                 "`source` must be a `.keras` file, arrays or, for a model with one Model Garden "
                 f"network, its checkpoint. There is no such file at {source!r}."
             )
-        source = _variables(keras.saving.load_model(source, compile=False))
+        with local_copy(source) as path:
+            source = _variables(keras.saving.load_model(path, compile=False))
     arrays = [np.asarray(keras.ops.convert_to_numpy(array)) for array in source]
     variables = _variables(model, head)
     for i, variable in enumerate(variables):

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import local_path
+from mrl_keras.files import as_path
 from mrl_keras.retrieval.bulk.fingerprints import digest_of
 from mrl_keras.retrieval.bulk.search import DEFAULT_CHUNK_QUERIES, QuerySource, run_bulk_search
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
@@ -164,7 +164,7 @@ class RetrievalModel:
         >>> model.retrieve_to_disk(documents, folder, chunk_queries=20).ids.shape
         (50, 3)
         """
-        directory = local_path(directory, "`directory`")
+        directory = as_path(directory, "`directory`")
         if not self.encoder.built:
             raise ValueError(
                 f"The encoder {self.encoder.name!r} must be built, since its weights tell one "

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
-from mrl_keras.files import local_path
+from mrl_keras.files import as_path
 
 
 def define_config(values):
@@ -30,7 +30,7 @@ def define_workdir(values):
 
 
 def define_folder(values, name, what):
-    """Defines a required flag that names a local folder; a URL is refused.
+    """Defines a required flag that names a folder, local or remote.
 
     Args:
         values: `absl.flags.FlagValues`.
@@ -38,12 +38,12 @@ def define_folder(values, name, what):
         what: str, its help.
     """
     flags.DEFINE_string(name, None, what, flag_values=values, required=True)
-    flags.register_validator(name, functools.partial(_is_local, name), flag_values=values)
+    flags.register_validator(name, functools.partial(_is_path, name), flag_values=values)
 
 
-def _is_local(name, path):
+def _is_path(name, path):
     try:
-        local_path(path or "", f"--{name}")
+        as_path(path or "", f"--{name}")
     except ValueError as error:
         raise flags.ValidationError(str(error)) from error
     return True
@@ -69,12 +69,21 @@ def run_main(main, define_flags):
         main(options)
     except (ValueError, ImportError, OSError) as error:
         raise SystemExit(f"\nerror: {error}") from error  # after a progress bar's open line
+    except tf.errors.PermissionDeniedError as error:  # of TensorBoard's files, say
+        raise SystemExit(
+            f"\nerror: permission denied ({_first_line(error)}). Log in as an account that may "
+            "read and write there, or name another folder."
+        ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         raise SystemExit(
-            "\nerror: another worker was lost "
-            f"({error.message.splitlines()[0][:200]}). Start all workers again with the same "
-            "--workdir: they go on from the newest checkpoint."
+            "\nerror: another worker was lost, or a remote folder can't be reached "
+            f"({_first_line(error)}). Start all workers again with the same --workdir: they go "
+            "on from the newest checkpoint."
         ) from error
+
+
+def _first_line(error):
+    return error.message.splitlines()[0][:200]
 
 
 def _parse(values):

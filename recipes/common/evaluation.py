@@ -2,9 +2,9 @@
 
 import csv
 import fnmatch
-import os
+import io
 
-from mrl_keras.files import write_csv
+from mrl_keras.files import exists, read_text, write_csv
 from recipes.common.training import load_trained
 
 
@@ -36,10 +36,9 @@ def evaluate_run(run):
 def read_results(run):
     """{name: value} of results.csv, or `None` where it lacks the newest checkpoint's."""
     path, steps = run.path("results.csv"), run.checkpoints.steps()
-    if not steps or not os.path.exists(path):
+    if not steps or not exists(path):
         return None
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_text(path))))
     if any(int(row["step"]) != steps[-1] for row in rows):
         return None
     return {row["name"]: float(row["value"]) for row in rows}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tempfile
 
 from mrl_keras.cascade import AdaptiveClassifier
 from mrl_keras.export import Retrieval, ServingOptions, export_saved_model
-from mrl_keras.files import write_csv, write_text
+from mrl_keras.files import is_directory, join, local_copy, write_csv, write_text
 from mrl_keras.nesting import NestingDims
 from recipes.common.corpus import Source, folder_corpus
 from recipes.common.evaluation import evaluate_run, read_results
@@ -45,8 +46,8 @@ def export_run(run: Run, directory, options: ExportOptions, command: str) -> str
         results = evaluate_run(run)
     task, model = load_trained(run)
     parts = dict(task.exported_parts(model))
-    with task.explain_errors(), tempfile.TemporaryDirectory() as pictures:
-        maker = _Maker(run, task, parts, task.directions(model), options, pictures)
+    with task.explain_errors(), contextlib.ExitStack() as stack:
+        maker = _Maker(run, task, parts, task.directions(model), options, stack)
         parts |= maker.parts()
         serving = dataclasses.replace(
             parts.get("options") or ServingOptions(),
@@ -58,7 +59,7 @@ def export_run(run: Run, directory, options: ExportOptions, command: str) -> str
         )
         path = export_saved_model(directory, **{**parts, "options": serving})
     about = f"Made from a run of the task {run.config.task} on {run.config.data.name}"
-    write_text(os.path.join(os.path.dirname(path), "README.md"), model_card(path, about, command))
+    write_text(join(os.path.dirname(path), "README.md"), model_card(path, about, command))
     return path
 
 
@@ -81,9 +82,10 @@ class _Maker:
         retrievals: {name: `Retrieval`} beside the model's own.
     """
 
-    def __init__(self, run, task, parts, directions, options, pictures):
+    def __init__(self, run, task, parts, directions, options, stack):
         self._run, self._task, self._parts, self._options = run, task, parts, options
-        self._directions, self._pictures = directions, pictures
+        self._directions, self._stack = directions, stack
+        self._pictures = stack.enter_context(tempfile.TemporaryDirectory())
         classifier = parts.get("classifier")
         self._dims = NestingDims(parts.get("nesting_dims") or classifier.nesting_dims)
         self.made_with = {"step": run.checkpoints.steps()[-1], "config": run.config.to_dict()}
@@ -178,9 +180,10 @@ class _Maker:
         return self._run.config.data.name if name == "own" else name
 
     def _corpus(self, source, read, embed):
-        if os.path.isdir(source.name):
-            rows = self._run.config.evaluation.batch_size
-            return folder_corpus(source, self._dims.width, embed, rows)
+        if is_directory(source.name):
+            rows, folder = self._run.config.evaluation.batch_size, local_copy(source.name)
+            local = dataclasses.replace(source, name=self._stack.enter_context(folder))
+            return folder_corpus(local, self._dims.width, embed, rows)
         return read(source)
 
     def _draw(self, name, result):

@@ -10,10 +10,9 @@
 `init_from` is read when a run begins; when it goes on, its checkpoint has the weights.
 """
 
-import os
-
 import numpy as np
 
+from mrl_keras.files import exists, join
 from mrl_keras.models import image_backbone, load_backbone, train_only
 from recipes.common.run import Run
 
@@ -50,7 +49,7 @@ def load_initial_weights(config, model):
     source = config.get("init_from")
     if not source:
         return
-    if os.path.isfile(os.path.join(source, "config.json")):
+    if exists(join(source, "config.json")):
         weights = Run.open(source).checkpoints.model_arrays()
     elif source == "imagenet":
         weights = _imagenet_weights(config, model)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from mrl_keras.files import atomic_file, write_json
+from mrl_keras.files import (
+    atomic_file,
+    directory_is_complete,
+    join,
+    list_names,
+    open_file,
+    remove,
+    write_json,
+)
 from mrl_keras.retrieval import IndexOptions, NestedIndex
 from mrl_keras.retrieval.bulk.fingerprints import index_fingerprint
 from recipes.common.corpus import Corpus
@@ -58,21 +64,21 @@ def index_corpus(folder, corpus: Corpus, dims, made_with: dict, storage="float32
     """
     about = {"corpus": corpus.about, "made_with": made_with, "dims": list(dims), "storage": storage}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    folder = os.path.join(folder, digest)
-    kept, chunks = os.path.join(folder, "index"), os.path.join(folder, "chunks")
-    if not os.path.isdir(kept):
-        write_json(os.path.join(folder, "about.json"), about)
+    folder = join(folder, digest)
+    kept, chunks = join(folder, "index"), join(folder, "chunks")
+    if not directory_is_complete(kept):
+        write_json(join(folder, "about.json"), about)
         names = _embed(chunks, corpus, dims.width)
         options = IndexOptions(storage=storage, scann=None)
         ids = np.concatenate([_read(name, "ids") for name in names])
         parts = {part: [_read(name, part) for name in names] for part in ("labels", "keys")}
-        with atomic_file(os.path.join(folder, "rows.npz")) as path, open(path, "wb") as file:
+        with atomic_file(join(folder, "rows.npz")) as path, open(path, "wb") as file:
             np.savez(file, **{n: np.concatenate(p) for n, p in parts.items() if p[0] is not None})
         embeddings = (_read(name, "embeddings") for name in names)
         NestedIndex.build(embeddings, dims, ids, options).save(kept)
-    shutil.rmtree(chunks, ignore_errors=True)
+    remove(chunks)
     index = NestedIndex.load(kept, memory_map=True)
-    rows = os.path.join(folder, "rows.npz")
+    rows = join(folder, "rows.npz")
     described = {
         **corpus.about,
         "rows": len(index),
@@ -85,8 +91,7 @@ def index_corpus(folder, corpus: Corpus, dims, made_with: dict, storage="float32
 
 def _embed(folder, corpus, width):
     """Writes the chunks that are missing; the paths of all, in order."""
-    os.makedirs(folder, exist_ok=True)
-    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name[0] == "r"]
+    paths = [join(folder, name) for name in sorted(list_names(folder)) if name.startswith("rows-")]
     seen, row = _Ids(corpus), 0
     for path in paths:
         row += seen.add(_read(path, "ids"))
@@ -96,7 +101,7 @@ def _embed(folder, corpus, width):
 
     def write():
         nonlocal row, waiting
-        path = os.path.join(folder, f"rows-{row:012d}.npz")
+        path = join(folder, f"rows-{row:012d}.npz")
         parts = {
             name: np.concatenate([one[name] for one in waiting])
             for name, part in waiting[0].items()
@@ -156,5 +161,5 @@ def _name(corpus):
 
 def _read(path, name):
     """One array of an .npz file, or `None`."""
-    with np.load(path, allow_pickle=False) as file:
+    with open_file(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         return file[name] if name in file.files else None

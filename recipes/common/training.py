@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import keras
@@ -107,7 +106,7 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
             checkpoints of another config.
     """
     strategy = make_strategy(strategy_name, tpu)
-    run, chief = Run(os.fspath(workdir), config), is_chief(strategy)
+    run, chief = Run(workdir, config), is_chief(strategy)
     with strategy.scope():
         the_task = set_up_task(config, run.workdir)
         model = build_compiled_model(config, the_task)

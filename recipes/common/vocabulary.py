@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 from mrl_keras.data import Wordpiece, learn_vocabulary, read_vocabulary, write_vocabulary
+from mrl_keras.files import exists, join
 from mrl_keras.models import BertTokens
 
 FILE_NAME = "vocabulary.txt"
@@ -34,8 +34,8 @@ class RunVocabulary:
 
     def __init__(self, workdir, options, length: int, texts: Callable, kept: Sequence[str] = ()):
         self._options, self._length, self._kept = options, length, tuple(kept)
-        path = None if workdir is None else os.path.join(workdir, FILE_NAME)
-        if path is not None and os.path.exists(path):
+        path = None if workdir is None else join(workdir, FILE_NAME)
+        if path is not None and exists(path):
             self.pieces = read_vocabulary(path)
         else:
             least = {key: options[key] for key in ("least_count",) if key in options}

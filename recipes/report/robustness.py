@@ -10,7 +10,6 @@ classes are left out. Writes robustness.csv (set, dim, shifted, clean, examples)
 directory: Table 17.
 """
 
-import json
 import os
 import pathlib
 import sys
@@ -31,7 +30,7 @@ from mrl_keras.data import (
     read_split,
 )
 from mrl_keras.evaluation import class_mapping, collect, robustness_accuracy
-from mrl_keras.files import write_csv
+from mrl_keras.files import read_json, write_csv
 from recipes.common.config_flags import define_workdir, run_main
 from recipes.common.run import Run
 from recipes.common.training import load_trained
@@ -84,10 +83,7 @@ def _logits(task, model, builder, split):
 
 
 def main(options):
-    renamed = None
-    if options.renamed:
-        with open(options.renamed, encoding="utf-8") as file:
-            renamed = json.load(file)
+    renamed = read_json(options.renamed) if options.renamed else None
     run = Run.open(options.workdir)
     found, examples = measure(run, options.sets, options.split, renamed)
     lines = []

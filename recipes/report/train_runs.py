@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm.auto import tqdm
 
-from mrl_keras.files import write_text
+from mrl_keras.files import exists, join, write_text
 from recipes.common.config_flags import define_config, define_folder, run_main
 from recipes.common.run import Run
 from recipes.tasks.image_classification import nesting_dims
@@ -69,13 +69,13 @@ def is_finished(workdir, values) -> bool:
     """Whether a work directory's newest checkpoint is the last.
 
     Args:
-        workdir: `pathlib.Path`.
+        workdir: str, local or remote.
         values: {name in the config: value}.
 
     Raises:
         ValueError: its configuration has other values.
     """
-    if not (workdir / "config.json").exists():
+    if not exists(join(workdir, "config.json")):
         return False
     run = Run.open(workdir)
     for name, value in values.items():
@@ -90,16 +90,16 @@ def is_finished(workdir, values) -> bool:
 
 
 def main(options):
-    out, config = pathlib.Path(options.out), config_flags.get_config_filename(options["config"])
+    out, config = options.out, config_flags.get_config_filename(options["config"])
     runs = planned_runs(options)
     command = shlex.join(["python", "recipes/report/train_runs.py", *sys.argv[1:]])
-    write_text(out / COMMAND, f"{command}\n")
+    write_text(join(out, COMMAND), f"{command}\n")
     for name, values in tqdm(runs.items(), desc="Runs", unit="run"):
-        if is_finished(out / name, values):
+        if is_finished(join(out, name), values):
             tqdm.write(f"{name} is trained")
             continue
         command = [sys.executable, str(RECIPES / "train.py"), f"--config={config}"]
-        command += [f"--workdir={out / name}", "--evaluate=False"]
+        command += [f"--workdir={join(out, name)}", "--evaluate=False"]
         command += [f"--config.{key}={value}" for key, value in values.items()]
         if subprocess.run(command, check=False).returncode:
             raise SystemExit(f"error: {name} did not train; see above. The same command goes on.")

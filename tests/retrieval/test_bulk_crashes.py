@@ -87,7 +87,7 @@ def test_a_kill_before_the_chunks_are_removed(index, folder, monkeypatch):
         def dying(path):
             raise KeyboardInterrupt
 
-        patch.setattr("mrl_keras.retrieval.bulk.folder.shutil.rmtree", dying)
+        patch.setattr("mrl_keras.files.shutil.rmtree", dying)
         bulk_search(index, QUERIES, PLAN, folder, chunk_queries=20)
     assert sorted(os.listdir(folder)) == ["answers", "chunks", "manifest.json"]
     assert_answers(bulk_search(index, QUERIES, PLAN, folder), index)

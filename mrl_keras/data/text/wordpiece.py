@@ -7,14 +7,13 @@ a SavedModel with this tokenizer inside must import tensorflow_text first.
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_file, local_path
+from mrl_keras.files import as_path, atomic_file, exists, open_file
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The pieces that every vocabulary has; `learn_vocabulary` puts them first, as the ids 0 to 4."""
@@ -294,7 +293,7 @@ def write_vocabulary(path, vocabulary) -> None:
     Raises:
         ValueError: no vocabulary, a piece with "\\n", or one that UTF-8 can't hold.
     """
-    path = local_path(path, "The vocabulary's path")
+    path = as_path(path, "The vocabulary's path")
     pieces = checked_vocabulary(vocabulary)
     broken = [piece for piece in pieces if "\n" in piece]
     if broken:
@@ -316,14 +315,14 @@ def read_vocabulary(path) -> list[str]:
     Raises:
         ValueError: no file, one that is not UTF-8, or no vocabulary in it.
     """
-    path = local_path(path, "The vocabulary's path")
-    if not os.path.isfile(path):
+    path = as_path(path, "The vocabulary's path")
+    if not exists(path):
         raise ValueError(
             f"There is no vocabulary {path}. `learn_vocabulary` and `write_vocabulary` make it."
         )
-    with open(path, encoding="utf-8", newline="\n") as file:
+    with open_file(path, "rb") as file:
         try:
-            pieces = [line.removesuffix("\n") for line in file]
+            pieces = file.read().decode().removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"The vocabulary {path} must be UTF-8. It is not ({error}): save it as UTF-8, or "

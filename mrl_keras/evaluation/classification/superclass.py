@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import local_path
+from mrl_keras.files import open_file
 
 
 def superclass_accuracy(predictions, labels, superclasses: Sequence, names=None) -> dict:
@@ -168,7 +168,7 @@ def read_hierarchy(path, order: str = "parent child") -> list[tuple[str, str]]:
     if order not in ("parent child", "child parent"):
         raise ValueError(f'`order` must be "parent child" or "child parent". Received {order!r}.')
     pairs = []
-    with open(local_path(path), encoding="utf-8") as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, 1):
             names = line.split()
             if not names or names[0].startswith("#"):

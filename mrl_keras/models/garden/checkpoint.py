@@ -1,6 +1,6 @@
 """Reading Model Garden's checkpoints: the whole network, or nothing and an error."""
 
-import os
+from mrl_keras.files import as_path, exists, is_directory, remote_errors
 
 # Where Model Garden's trainers keep a network in their checkpoints, as attribute names.
 PLACES = (
@@ -28,13 +28,16 @@ def restore(network, path):
     """
     import tensorflow as tf
 
-    prefix = tf.train.latest_checkpoint(path) if os.path.isdir(path) else path
-    if prefix is None or not tf.io.gfile.exists(prefix + ".index"):
+    path = as_path(path)
+    with remote_errors(path):
+        prefix = tf.train.latest_checkpoint(path) if is_directory(path) else path
+    if prefix is None or not exists(prefix + ".index"):
         raise ValueError(
             f"No checkpoint at {path!r}. Give a folder with a `checkpoint` file, or the path of "
             "an .index file without that ending."
         )
-    shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    with remote_errors(prefix):
+        shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     keys = [k for k in shapes if k.endswith(VALUE) and ".OPTIMIZER_SLOT" not in k]
     place = next(
         (p for p in PLACES if any(k.startswith("".join(n + "/" for n in p)) for k in keys)), ()

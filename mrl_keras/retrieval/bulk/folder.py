@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 
 import numpy as np
 
-from mrl_keras.files import atomic_directory, atomic_file, local_path, read_manifest
+from mrl_keras.files import (
+    absolute_path,
+    atomic_directory,
+    atomic_file,
+    directory_is_complete,
+    exists,
+    is_directory,
+    join,
+    list_names,
+    local_copy,
+    read_manifest,
+    remove,
+)
 from mrl_keras.retrieval.bulk.fingerprints import describe_differences
 from mrl_keras.retrieval.index.nested_index import SearchResult
 
@@ -42,10 +53,9 @@ class BulkFolder:
     """
 
     def __init__(self, directory: str, about: dict, rows: int | None):
-        self.path = os.path.abspath(local_path(directory, "`directory`"))
-        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+        self.path = absolute_path(directory, "`directory`")
+        if exists(self.path) and not is_directory(self.path):
             raise ValueError(f"`directory` must be a folder. Received the file {self.path}.")
-        os.makedirs(self.path, exist_ok=True)
         self._manifest = _read_manifest(self.path)
         if self._manifest is None:
             self._start(about, rows)
@@ -68,7 +78,7 @@ class BulkFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the answers are joined."""
-        return os.path.isdir(self._at(_ANSWERS))
+        return directory_is_complete(self._at(_ANSWERS))
 
     def add(self, found: SearchResult, digest: str) -> None:
         """Writes the next chunk; `digest` is that of all queries up to its end."""
@@ -102,10 +112,10 @@ class BulkFolder:
         self._remove_remains()
 
     def _at(self, *parts):
-        return os.path.join(self.path, *parts)
+        return join(self.path, *parts)
 
     def _start(self, about, rows):
-        held = [name for name in os.listdir(self.path) if not name.startswith(_TEMPORARY)]
+        held = [name for name in list_names(self.path) if not name.startswith(_TEMPORARY)]
         if held:
             raise ValueError(
                 "`directory` must be new, empty, or the folder of a bulk search. "
@@ -139,23 +149,27 @@ class BulkFolder:
     def _remove_remains(self):
         """Removes what a killed process left, and chunks whose answers are joined."""
         for folder in (self.path, self._at(_CHUNKS)):
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                path = os.path.join(folder, name)
+            for name in list_names(folder):
                 if name.startswith(_TEMPORARY) or (self.is_finished and name == _CHUNKS):
-                    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+                    remove(join(folder, name))
 
     def _chunks(self):
         """The counted chunks in order, memory-mapped; refuses gaps."""
         folder, chunks, rows = self._at(_CHUNKS), [], 0
-        while rows < self.answered:
-            path = os.path.join(folder, f"rows-{rows:012d}.npy")
-            try:
-                chunks.append(np.load(path, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"The chunk {path} is missing or damaged: {error}. {_START_AGAIN}"
-                ) from error
-            rows += len(chunks[-1])
+        if not self.answered:
+            return chunks
+        with local_copy(folder) as local:
+            while rows < self.answered:
+                name = f"rows-{rows:012d}.npy"
+                try:
+                    path = os.path.join(local, name)
+                    chunks.append(np.load(path, mmap_mode="r", allow_pickle=False))
+                except (OSError, ValueError) as error:
+                    raise ValueError(
+                        f"The chunk {join(folder, name)} is missing or damaged: {error}. "
+                        f"{_START_AGAIN}"
+                    ) from error
+                rows += len(chunks[-1])
         if rows != self.answered:
             raise ValueError(
                 f"The chunks in {folder} must hold the answers of {self.answered} queries. They "
@@ -168,7 +182,8 @@ def load_bulk_search(directory: str) -> SearchResult:
     """The finished answers of a `bulk_search`, without the index and the queries.
 
     Args:
-        directory: path of the folder.
+        directory: path of the folder. The answers of a remote one are copied to a temporary
+            local folder first, and a line says so.
 
     Returns:
         A `SearchResult` of the memory-mapped scores, indices and ids, each (queries, k).
@@ -186,23 +201,22 @@ def load_bulk_search(directory: str) -> SearchResult:
     >>> load_bulk_search(folder).indices[:, 0].tolist()
     [0, 1, 2, 3]
     """
-    directory = os.path.abspath(local_path(directory, "`directory`"))
+    directory = absolute_path(directory, "`directory`")
     manifest = _read_manifest(directory)
     if manifest is None:
         raise ValueError(f"{directory} must be the folder of a bulk search; it has no {_MANIFEST}.")
-    if not os.path.isdir(os.path.join(directory, _ANSWERS)):
+    if not directory_is_complete(join(directory, _ANSWERS)):
         of = "" if manifest["rows"] is None else f" of {manifest['rows']}"
         raise ValueError(
             f"The bulk search in {directory} is not finished: {manifest['answered']['rows']}{of} "
             "queries are answered. Call it again with the same arguments to continue."
         )
     try:
-        answers = {
-            field: np.load(
-                os.path.join(directory, _ANSWERS, name), mmap_mode="r", allow_pickle=False
-            )
-            for field, name in _FILES.items()
-        }
+        with local_copy(join(directory, _ANSWERS)) as folder:
+            answers = {
+                field: np.load(os.path.join(folder, name), mmap_mode="r", allow_pickle=False)
+                for field, name in _FILES.items()
+            }
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(
             f"The answers in {directory} must be whole. A file is missing or damaged: {error}. "
@@ -212,8 +226,8 @@ def load_bulk_search(directory: str) -> SearchResult:
 
 
 def _read_manifest(directory):
-    path = os.path.join(directory, _MANIFEST)
-    if not os.path.exists(path):
+    path = join(directory, _MANIFEST)
+    if not exists(path):
         return None
     return read_manifest(path, "a bulk search", FORMAT_VERSION, _START_AGAIN, needs="answered")
 

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import local_path
+from mrl_keras.files import as_path
 from mrl_keras.retrieval.arrays import check_queries
 from mrl_keras.retrieval.bulk.fingerprints import RowDigest, index_fingerprint, plan_fingerprint
 from mrl_keras.retrieval.bulk.folder import BulkFolder, load_bulk_search
@@ -49,7 +49,7 @@ def bulk_search(
             from the first query again.
         plan: `SearchPlan`; its dims must be nesting dims of the index.
         directory: path of a folder that is new, empty, or that of the same search. One process at
-            a time may fill it.
+            a time may fill it. Of a remote one, a temporary local copy is memory-mapped.
         chunk_queries: int, the queries searched at once and lost at most by an interruption. It
             may change from call to call. Defaults to 4,096.
         progress: bool, whether to show a progress bar. Defaults to `False`.
@@ -58,7 +58,7 @@ def bulk_search(
         A `SearchResult` of the memory-mapped scores, indices and ids, each (queries, k).
 
     Raises:
-        ValueError: `directory` is a URL; queries of another width; a plan with dims that the index
+        ValueError: queries of another width; a plan with dims that the index
             does not have; `chunk_queries` below 1; a `directory` that holds something else, or a
             search with another plan, index or queries (the text says what differs).
 
@@ -78,7 +78,7 @@ def bulk_search(
     ValueError: ... holds another search, which differs in: plan.dims ([4, 16] there, [16] here),
     plan.sizes ([20] there, [] here). Choose another folder, or remove this one to start again.
     """
-    directory = local_path(directory, "`directory`")
+    directory = as_path(directory, "`directory`")
     chunk_queries = whole_number(chunk_queries, "`chunk_queries`")
     source = _query_source(queries, index.width, chunk_queries)
     return run_bulk_search(index, source, plan, directory, chunk_queries, progress)

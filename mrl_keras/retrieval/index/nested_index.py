@@ -7,7 +7,16 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import atomic_directory, local_path, read_manifest, write_json
+from mrl_keras.files import (
+    as_path,
+    atomic_directory,
+    check_complete,
+    exists,
+    join,
+    local_copy,
+    read_manifest,
+    write_json,
+)
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
@@ -402,8 +411,12 @@ class NestedIndex:
 
         The blocks, norms and ids are .npy files, the rest is JSON; nothing is pickled.
 
+        Args:
+            directory: path of the folder, local or remote.
+
         Raises:
-            ValueError: `directory` exists, and is not overwritten; or it is a URL.
+            ValueError: `directory` exists, and is not overwritten.
+            OSError: a remote folder that can't be written.
         """
         # Plain .npy files, because they can be memory-mapped and hold nothing pickled.
         with atomic_directory(directory) as folder:
@@ -429,49 +442,51 @@ class NestedIndex:
         """Reads an index that `save` wrote.
 
         Args:
-            directory: path of the folder.
+            directory: path of the folder. A remote one is copied to a temporary local folder
+                first, and a line says so.
             memory_map: bool, whether the blocks stay on disk and are paged in as they are
                 read. Defaults to `False`.
 
         Raises:
-            ValueError: `directory` is a URL; the folder holds no index, or one of another format
-                version.
+            ValueError: the folder holds no index, or one of another format version; or a remote
+                folder whose writing was interrupted.
+            OSError: a remote folder that can't be read.
         """
-        directory = local_path(directory, "`directory`")
-        path = os.path.join(directory, _MANIFEST)
-        if not os.path.exists(path):
+        directory = as_path(directory, "`directory`")
+        path = join(directory, _MANIFEST)
+        if not exists(path):
             raise ValueError(
                 f"{directory} must be a folder that `NestedIndex.save` wrote; it has no "
                 f"{_MANIFEST}."
             )
         manifest = read_manifest(path, "an index", FORMAT_VERSION, "Build the index again.")
 
+        check_complete(directory)
+        with local_copy(directory) as folder:
+            try:
+                return cls._read(folder, manifest, memory_map)
+            except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"The files of {directory} must be those of one whole index. One is missing "
+                    f"or damaged: {error}. Copy it again, or build the index again."
+                ) from error
+
+    @classmethod
+    def _read(cls, folder, manifest, memory_map):
         def read(name, mapped=False):
-            path = os.path.join(directory, name)
+            path = os.path.join(folder, name)
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
-        try:
-            dtype, saved = storage_dtype(manifest["storage"]), manifest["shortlist"]
-            dims, rows = NestingDims(manifest["nesting_dims"]), manifest["rows"]
-            blocks = [
-                read(_block_name(place), memory_map).view(dtype) for place in range(len(dims))
-            ]
-            norms, ids = read("inverse_norms.npy"), read("ids.npy")
-            shapes = [part.shape for part in (*blocks, norms, ids)]
-            wanted = [
-                *((rows, high - low) for low, high in dims.blocks),
-                (rows, len(dims)),
-                (rows,),
-            ]
-            if shapes != wanted:
-                raise ValueError(f"the arrays have the shapes {shapes} in place of {wanted}")
-            shortlist = None if saved is None else ScannSearcher.load(directory, saved, rows)
-            return cls(dims, blocks, norms, ids, manifest["metric"], shortlist)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"The files of {directory} must be those of one whole index. One is missing or "
-                f"damaged: {error}. Copy it again, or build the index again."
-            ) from error
+        dtype, saved = storage_dtype(manifest["storage"]), manifest["shortlist"]
+        dims, rows = NestingDims(manifest["nesting_dims"]), manifest["rows"]
+        blocks = [read(_block_name(place), memory_map).view(dtype) for place in range(len(dims))]
+        norms, ids = read("inverse_norms.npy"), read("ids.npy")
+        shapes = [part.shape for part in (*blocks, norms, ids)]
+        wanted = [*((rows, high - low) for low, high in dims.blocks), (rows, len(dims)), (rows,)]
+        if shapes != wanted:
+            raise ValueError(f"the arrays have the shapes {shapes} in place of {wanted}")
+        shortlist = None if saved is None else ScannSearcher.load(folder, saved, rows)
+        return cls(dims, blocks, norms, ids, manifest["metric"], shortlist)
 
 
 def _block_name(place):

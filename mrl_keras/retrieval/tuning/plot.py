@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mrl_keras.files import local_path
+from mrl_keras.files import as_path
 from mrl_keras.plots import MARKERS, new_figure, save_figure
 from mrl_keras.retrieval.tuning.points import pareto_front
 
 
 def plot_tuning(result, path=None):
     """See `TuningResult.plot`."""
-    path = None if path is None else local_path(path)
+    path = None if path is None else as_path(path)
     figure, axes = new_figure((10.4, 4.2), columns=2, sharey=True)
     by_flops, by_time = axes[0]
     _draw(by_flops, result, "mflops", "MFLOPs for each query")

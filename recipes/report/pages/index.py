@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
+import os
 import platform
 
+from mrl_keras.files import exists, join, read_text
 from mrl_keras.retrieval.exact.threads import available_cores
 from recipes.common.machine import processor_name, versions
 from recipes.report.parts.page import anchor, verdict_table
@@ -100,9 +101,9 @@ def _environment(study, command, spent):
 
 def _training_command(study):
     """What `train_runs.py` noted beside the runs, else which script trained them."""
-    parents = {pathlib.Path(run.run.workdir).parent for run in study.runs}
-    notes = [parent / "command.txt" for parent in sorted(parents)]
-    if all(note.exists() for note in notes):
-        return "\n".join(note.read_text().strip() for note in notes)
+    parents = {os.path.dirname(run.run.workdir) for run in study.runs}
+    notes = [join(parent, "command.txt") for parent in sorted(parents)]
+    if all(exists(note) for note in notes):
+        return "\n".join(read_text(note).strip() for note in notes)
     names = ", ".join(sorted({run.name for run in study.runs}))
     return f"# {names}: recipes/train.py, one work directory each (or recipes/report/train_runs.py)"

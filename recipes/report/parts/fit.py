@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
 from collections.abc import Mapping
 
 import tensorflow as tf
 
+from mrl_keras.files import join, list_names
 from recipes.report.parts.measured import Measured, difference
 
 _TAG = re.compile(r"epoch_top_?1_d(\d+)")
@@ -21,7 +21,7 @@ def training_accuracy(study) -> dict[str, dict[int, Measured]]:
     """
     found = {}
     for run in study.prefix_runs:
-        for dim, value in _last_epoch(pathlib.Path(run.run.path("logs"))).items():
+        for dim, value in _last_epoch(run.run.path("logs")).items():
             found.setdefault(run.method, {}).setdefault(dim, {})[run.seed] = value
     return {
         system: {dim: Measured(values) for dim, values in sorted(by_dim.items())}
@@ -59,8 +59,9 @@ def why_below(
 def _last_epoch(folder):
     """{dim: accuracy} of the last epoch in a run's TensorBoard files."""
     latest = {}
-    for path in sorted((folder / "train").glob("*.tfevents.*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
+    folder = join(folder, "train")
+    for name in (name for name in list_names(folder) if ".tfevents." in name):
+        for event in tf.compat.v1.train.summary_iterator(join(folder, name)):
             for value in event.summary.value:
                 match = _TAG.fullmatch(value.tag)
                 if match and event.step >= latest.get(match[1], (-1,))[0]:

@@ -6,11 +6,11 @@ import dataclasses
 import functools
 import hashlib
 import os
-import pathlib
 from collections.abc import Sequence
 
 from mrl_keras import NestingDims
 from mrl_keras.checks import differences
+from mrl_keras.files import as_path, exists, join, list_names, open_file
 from recipes.common.run import Run
 from recipes.tasks.image_classification import nesting_dims
 
@@ -46,14 +46,15 @@ class TrainedRun:
     def fingerprint(self) -> str:
         """SHA-256 of the newest checkpoint, which holds weights and configuration."""
         path = self.run.checkpoints.path(self.run.checkpoints.steps()[-1])
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open_file(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_runs(paths: Sequence, skip_unfinished: bool = False):
     """The runs of work directories, or of folders that hold some.
 
     Args:
-        paths: folders.
+        paths: folders, local or remote.
         skip_unfinished: bool, leave out runs that have not come to their end. Default False.
 
     Returns:
@@ -113,10 +114,11 @@ def _difference(there, here):
 
 
 def _workdirs(path):
-    path = pathlib.Path(path)
-    if (path / "config.json").exists():
-        return [str(path)]
-    inner = sorted(str(config.parent) for config in path.glob("*/config.json"))
+    path = as_path(path)
+    if exists(join(path, "config.json")):
+        return [path]
+    inner = [join(path, name) for name in list_names(path)]
+    inner = [folder for folder in inner if exists(join(folder, "config.json"))]
     if not inner:
         raise ValueError(
             f"{path} is no run and holds none: there is no config.json. Give work directories of "
