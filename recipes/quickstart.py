@@ -225,7 +225,7 @@ def ask_in_a_fresh_process(path, data):
     with tempfile.TemporaryDirectory() as folder:
         inputs = pathlib.Path(folder) / "inputs.npy"
         np.save(inputs, data.test.images[rows], allow_pickle=False)
-        command = [sys.executable, str(script), str(path), str(inputs)]
+        command = [sys.executable, str(script), str(path), str(inputs), "--json"]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         raise RuntimeError(f"The exported model did not answer:\n{process.stderr}")

@@ -11,7 +11,7 @@ import pytest
 
 from mrl_keras import MatryoshkaLoss
 from mrl_keras.data import Sampling
-from mrl_keras.export import load
+from mrl_keras.export import export_saved_model, load
 from recipes.common.optimizers import optimizer
 from recipes.tasks.image_classification import Task, nesting_dims
 
@@ -95,7 +95,7 @@ def check_linear(task, model, values):
 @pytest.mark.slow
 def test_the_exported_model_classifies_as_the_trained_one(trained, tmp_path):
     task, model, _ = trained
-    served = load(task.export(model, tmp_path / "model"))
+    served = load(export_saved_model(tmp_path / "model", **task.exported_parts(model)))
     images = task.source.test.images[:2].astype("float32")
     answer = served.signatures["classify"](**{served_input(served): images})["logits"]
     expected = model.predict_on_batch(images)[:, -1]
@@ -178,7 +178,7 @@ def test_a_slimmable_network_is_measured_at_each_width(tmp_path):
     assert list(values) == [f"top1/{kind}/{m}" for kind in ("linear", "1nn") for m in task.dims]
     check_linear(task, model, values)
     with pytest.raises(ValueError, match="has no prefixes to serve"):
-        task.export(model, tmp_path)
+        task.exported_parts(model)
 
 
 def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read():

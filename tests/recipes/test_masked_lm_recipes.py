@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mrl_keras.data import Sampling, learn_vocabulary, read_vocabulary
-from mrl_keras.export import load, load_manifest
+from mrl_keras.export import export_saved_model, load, load_manifest
 from recipes.common.training import build_compiled_model, set_up_task
 from recipes.tasks.masked_lm import Task, made_sentences, nesting_dims
 
@@ -74,7 +74,7 @@ def test_masked_tokens_are_measured_at_every_prefix(trained):
 @pytest.mark.slow
 def test_the_exported_model_fills_masks(trained, tmp_path):
     task, model, *_ = trained
-    path = task.export(model, tmp_path / "model")
+    path = export_saved_model(tmp_path / "model", **task.exported_parts(model))
     assert load_manifest(path)["custom_ops"] == ["TFText"]
     served = load(path)
     sentence = made_sentences(1, seed=9)[0].split()

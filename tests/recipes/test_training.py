@@ -124,9 +124,8 @@ def test_a_work_directory_of_another_config(uninterrupted):
 
 
 def scripts():
-    """Those that a user starts, but for query.py, which imports nothing of the repository."""
-    files = (path for path in RECIPES.rglob("*.py") if path.name != "query.py")
-    files = (path for path in files if path.parent.name != "parts")
+    """Those that a user starts."""
+    files = (path for path in RECIPES.rglob("*.py") if path.parent.name != "parts")
     return [path for path in files if '__name__ == "__main__"' in path.read_text()]
 
 
@@ -142,7 +141,7 @@ def test_a_script_started_as_a_file_finds_the_repository(path):
 
 
 def test_scripts_alone_are_at_the_root_of_the_recipes():
-    names = {path.name for path in RECIPES.glob("*.py")} - {"__init__.py", "query.py"}
+    names = {path.name for path in RECIPES.glob("*.py")} - {"__init__.py"}
     assert names == {path.name for path in scripts() if path.parent == RECIPES}
 
 
