@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mrl_keras.checks import whole_number
 from mrl_keras.files import (
@@ -79,8 +79,9 @@ def models_config(
     directory: str,
     base_path: str | None = None,
     labels: Mapping[str, Mapping[str, int]] | None = None,
+    names: Iterable[str] | None = None,
 ) -> str:
-    """The text of TF Serving's `--model_config_file` for every model under `directory`.
+    """The text of TF Serving's `--model_config_file` for models under `directory`.
 
     Args:
         directory: folder that holds NAME/VERSION/ folders; names without a version are left out.
@@ -90,12 +91,13 @@ def models_config(
             `{"digits": {"stable": 3, "canary": 4}}`. A labelled model serves the versions that
             its labels name, since TF Serving labels only versions it serves; any other model
             serves its latest version.
+        names: optional names of the models to list. Defaults to `None`, every one.
 
     Returns:
         A `ModelServerConfig` in protocol buffer text format.
 
     Raises:
-        ValueError: no model under `directory`, or a label for a model or version
+        ValueError: no model under `directory`, or a name or a label of a model or version
             that is not there.
 
     Example:
@@ -120,6 +122,12 @@ def models_config(
     found = {name: versions for name, versions in found.items() if versions}
     if not found:
         raise ValueError(f"{directory} must hold NAME/VERSION/ folders. It has none.")
+    if names is not None:
+        names = list(names)
+        missing = sorted(set(names) - set(found))
+        if missing:
+            raise ValueError(f"`names` must be models in {directory}. It has no {missing}.")
+        found = {name: found[name] for name in names}
     _check_labels(labels, found)
     base = directory if base_path is None else base_path.rstrip("/")
     lines = ["model_config_list {"]
@@ -136,11 +144,12 @@ def write_models_config(
     directory: str,
     base_path: str | None = None,
     labels: Mapping[str, Mapping[str, int]] | None = None,
+    names: Iterable[str] | None = None,
 ) -> str:
     """Writes `models_config(...)` to `directory`/models.config, atomically.
 
     Args:
-        directory, base_path, labels: as for `models_config`.
+        directory, base_path, labels, names: as for `models_config`.
 
     Returns:
         The path of the file.
@@ -156,7 +165,7 @@ def write_models_config(
     >>> os.path.basename(write_models_config(folder, base_path="/models"))
     'models.config'
     """
-    text = models_config(directory, base_path, labels)
+    text = models_config(directory, base_path, labels, names)
     path = join(directory, "models.config")
     write_text(path, text)
     return path

@@ -55,6 +55,14 @@ def test_the_base_path_is_the_folder_itself_by_default(base):
     assert f'base_path: "{os.path.abspath(base)}/a"' in models_config(str(base))
 
 
+def test_models_config_lists_the_models_that_are_named(base):
+    text = models_config(str(base), "/models", names=["b"])
+    assert 'name: "b"' in text
+    assert 'name: "a"' not in text
+    with pytest.raises(ValueError, match="`names` must be models in .* It has no .'notes'."):
+        models_config(str(base), names=["b", "notes"])
+
+
 @pytest.mark.parametrize("labels", [{"b": {"stable": 3}}, {"c": {"stable": 1}}])
 def test_labels_must_name_versions(base, labels):
     with pytest.raises(ValueError, match="Labels must name versions that exist"):

@@ -179,17 +179,22 @@ def _function(inputs, compute, numbers=()):
             defaults, which become the SignatureDef's.
     """
     specs = [{name: tf.TensorSpec(s.shape, s.dtype, name=name) for name, s in inputs.items()}]
+    shapes = {name: spec.shape for name, spec in inputs.items()}
     scalars = isinstance(numbers, dict)
     specs += [tf.TensorSpec([] if scalars else [None], tf.int32, name=name) for name in numbers]
 
+    def checked(inputs):
+        # A C++ session feeds any shape: a row that is too wide would be cut without a word.
+        return {name: tf.ensure_shape(value, shapes[name]) for name, value in inputs.items()}
+
     def of_inputs(inputs):
-        return compute(inputs)
+        return compute(checked(inputs))
 
     def of_dim(inputs, dim):
-        return compute(inputs, dim)
+        return compute(checked(inputs), dim)
 
     def of_numbers(inputs, k, shortlist, leaves):
-        return compute(inputs, k, shortlist, leaves)
+        return compute(checked(inputs), k, shortlist, leaves)
 
     function = {0: of_inputs, 1: of_dim, 3: of_numbers}[len(numbers)]
     if scalars:

@@ -40,7 +40,7 @@ class Version:
             saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
             self.signatures = dict(saved.meta_graphs[0].signature_def)
             self.model = Model(library, self.path)
-            for request in warmup_requests(self.path):
+            for request in warmup_requests(self.path) if play else ():
                 play(self, request)
             self.state = State.AVAILABLE
         except StatusError as error:
@@ -81,7 +81,7 @@ class Models:
         library: `c_api.Library`.
         config_file: path of a ModelServerConfig in text format.
         mounts: {folder in the config: folder here}.
-        play: function of a `Version` and a PredictRequest.
+        play: function of a `Version` and a warm-up request; `None` for no warm-up.
         labels_early: --allow_version_labels_for_unavailable_models.
     """
 
@@ -106,7 +106,7 @@ class Models:
                 try:
                     self._read_config()
                 except (SystemExit, OSError, text_format.ParseError) as error:
-                    print(f"the old config stays: {error}", file=sys.stderr)
+                    print(f"the config is not taken: {error}", file=sys.stderr)
             self.poll()
 
     def poll(self):
@@ -194,20 +194,26 @@ class Models:
         return path
 
     def _read_config(self):
+        """Takes the models of the config file, then its labels.
+
+        A label needs a version that is available; --allow_version_labels_for_unavailable_models
+        spares this to labels that are new.
+        """
         text = pathlib.Path(self._here(self._file)).read_text()
         config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-        configs = list(config.model_config_list.config)
-        labels = {one.name: dict(one.version_labels) for one in configs}
+        self._configs = list(config.model_config_list.config)
+        labels = {one.name: dict(one.version_labels) for one in self._configs}
         for name, numbers in labels.items():
             ready = {v.number for v in self._of(name) if v.state == State.AVAILABLE}
-            missing = set(numbers.values()) - ready
-            if missing and not self._labels_early:
-                raise SystemExit(
-                    f"Failed to start server. Error: FAILED_PRECONDITION: Request to assign label "
-                    f"to version {min(missing)} of model {name}, which is not currently available "
-                    "for inference"
-                )
-        self._configs, self._labels = configs, labels
+            before = self._labels.get(name, {})
+            for label, number in numbers.items():
+                early = self._labels_early and before.get(label, number) == number
+                if number not in ready and not early:
+                    raise SystemExit(
+                        "FAILED_PRECONDITION: Request to assign label to version "
+                        f"{number} of model {name}, which is not currently available for inference"
+                    )
+        self._labels = labels
 
 
 def warmup_requests(path):

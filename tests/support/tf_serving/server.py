@@ -52,8 +52,9 @@ def parse_arguments():
     add("--model_config_file_poll_wait_seconds", **number)
     add("--monitoring_config_file")
     add("--batching_parameters_file")
-    add("--enable_batching", **_switch())
-    add("--allow_version_labels_for_unavailable_models", **_switch())
+    add("--enable_batching", **_switch(False))
+    add("--enable_model_warmup", **_switch(True))
+    add("--allow_version_labels_for_unavailable_models", **_switch(False))
     add("--file_system_poll_wait_seconds", type=float, default=1.0)
     # The double's own.
     add("--mount", action="append", default=[], help="FOLDER IN THE CONFIG=FOLDER HERE")
@@ -63,9 +64,9 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def _switch():
+def _switch(default):
     values = {"true": True, "false": False}
-    return {"type": values.__getitem__, "nargs": "?", "const": True, "default": False}
+    return {"type": values.__getitem__, "nargs": "?", "const": True, "default": default}
 
 
 def prepare(version, request, batching=False):
@@ -126,7 +127,9 @@ class Server:
             library.load_scann_ops()
         mounts = dict(mount.split("=", 1) for mount in options.mount)
         early = options.allow_version_labels_for_unavailable_models
-        self.models = Models(library, options.model_config_file, mounts, answer, early)
+        play = functools.partial(answer, batching=self.batching)
+        play = play if options.enable_model_warmup else None
+        self.models = Models(library, options.model_config_file, mounts, play, early)
 
     def predict(self, request):
         """({output: array}, number of the version)."""
