@@ -164,12 +164,19 @@ def exists(path) -> bool:
 
 
 def is_directory(path) -> bool:
-    """Whether there is a folder, finished or not."""
+    """Whether there is a folder, finished or not.
+
+    Raises:
+        OSError: a remote file system that does not answer.
+    """
     path = as_path(path)
     if not is_remote(path):
         return os.path.isdir(path)
-    with remote_errors(path):
-        return _gfile().isdir(path)
+    try:
+        with remote_errors(path):  # gfile.isdir would hide errors: no permission is no "no"
+            return _gfile().stat(path).is_directory
+    except FileNotFoundError:
+        return False
 
 
 def directory_is_complete(path) -> bool:
@@ -191,15 +198,18 @@ def check_complete(path) -> None:
 
 
 def list_names(folder) -> list[str]:
-    """The names in a folder, sorted; none where it is missing."""
+    """The names in a folder, sorted; none where there is no folder.
+
+    Raises:
+        OSError: a remote file system that does not answer.
+    """
     folder = as_path(folder)
-    try:
-        if not is_remote(folder):
-            return sorted(os.listdir(folder))
-        with remote_errors(folder):
-            return sorted({name.rstrip("/") for name in _gfile().listdir(folder)} - {""})
-    except (FileNotFoundError, NotADirectoryError):
+    if not is_directory(folder):
         return []
+    if not is_remote(folder):
+        return sorted(os.listdir(folder))
+    with remote_errors(folder):
+        return sorted({name.rstrip("/") for name in _gfile().listdir(folder)} - {""})
 
 
 def remove(path) -> None:
@@ -476,9 +486,8 @@ def _remove_remains(path):
 
 
 def _download(path, target):
-    gfile = _gfile()
-    if not gfile.isdir(path):
-        gfile.copy(path, target)
+    if not is_directory(path):
+        _gfile().copy(path, target)
         return
     os.mkdir(target)
     for name in list_names(path):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from mrl_keras.checks import whole_number
-from mrl_keras.files import as_path, remote_errors
+from mrl_keras.files import as_path, is_remote
 
 
 def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
@@ -31,8 +31,14 @@ def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
     tfds = import_tfds()
     folder = as_path(data_dir or os.environ.get("TFDS_DATA_DIR", ""), "`data_dir`")
     try:
-        with remote_errors(folder):
-            builder = tfds.builder(name, data_dir=data_dir)
+        builder = tfds.builder(name, data_dir=data_dir)
+    except RuntimeError as error:  # TFDS makes it of gfile's errors
+        if not is_remote(folder):
+            raise
+        raise OSError(
+            f"TFDS can't read {name!r} in {folder} ({str(error).splitlines()[0][:300]}). Check "
+            "`data_dir`, the network and the right to read there."
+        ) from error
     except KeyError as error:  # of etils.epath
         if "://" not in str(error):
             raise
