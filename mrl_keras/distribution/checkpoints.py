@@ -11,16 +11,22 @@ import numpy as np
 
 from mrl_keras.checks import differences, whole_number
 from mrl_keras.files import as_path, atomic_file, is_remote, join, list_names, open_file, remove
+from mrl_keras.variables import model_variables, optimizer_variables
 
 _NAME = re.compile(r"step-(\d{9})\.npz")
+_REMAINS = re.compile(r"\.tmp-.*-step-\d{9}\.npz")  # names of `atomic_file`
 
 
 class Checkpoints:
     """The checkpoints of one run in a folder.
 
-    A checkpoint holds the variables of the model (seed generators included) and of its optimizer,
-    and the step, from which the input goes on. It is written under a temporary name, flushed to
-    disk and renamed; only then the oldest checkpoints are removed. Nothing is pickled.
+    A checkpoint is one .npz file of the variables of the model (seed generators included) and of
+    its optimizer, by name (`mrl_keras.variables`), and the step, from which the input goes on. It
+    is written under a temporary name, flushed to disk and renamed, or uploaded as one object; only
+    then the oldest checkpoints are removed. Nothing is pickled. Training stands still meanwhile, so
+    that a kill never costs more than the steps since the checkpoint before.
+
+    Files of earlier versions have no names: they are restored by order, and a line says so.
 
     Args:
         directory: the folder; the first save makes it.
@@ -29,7 +35,7 @@ class Checkpoints:
         keep: int, how many of the newest stay. Default 2.
 
     Raises:
-        ValueError: `directory` is a URL, or `keep` below 1.
+        ValueError: `directory` is a URL of no file system that TensorFlow knows, or `keep` below 1.
 
     Example:
 
@@ -96,6 +102,8 @@ class Checkpoints:
                 f"The checkpoint {path} can't be written: {error.strerror or error}. Make room "
                 f"and start again with the same work directory: it goes on from {newest}."
             ) from error
+        for name in filter(_REMAINS.fullmatch, list_names(self.directory)):
+            remove(join(self.directory, name))  # of a process that was killed while it wrote
         for old in self.steps()[: -self.keep]:
             remove(self.path(old))
         return path
@@ -125,19 +133,28 @@ class Checkpoints:
                 "another work directory, or go back to that configuration."
             )
         variables = _variables(model)
-        for key, variable in variables.items():
-            if key not in saved or saved[key].shape != tuple(variable.shape):
-                found = saved[key].shape if key in saved else "nothing"
-                raise ValueError(
-                    f"The checkpoint {path} is of another model: for {key} ({variable.path}) of "
-                    f"shape {tuple(variable.shape)} it has {found}."
-                )
+        if _is_by_order(saved):
+            print(f"{path} has no names of variables: it is read by their order", flush=True)
+            variables = _by_order(variables)
+        wanted = {key: tuple(variable.shape) for key, variable in variables.items()}
+        if getattr(model, "optimizer", None) is None:
+            saved = {key: value for key, value in saved.items() if key.startswith("model")}
+        mistakes = _differences({key: value.shape for key, value in saved.items()}, wanted)
+        if mistakes:
+            raise ValueError(
+                f"The checkpoint {path} is of another model: {mistakes}. Train in another work "
+                "directory, or go back to that model's code."
+            )
         for key, variable in variables.items():
             variable.assign(saved[key])
         return about["step"]
 
     def model_arrays(self):
-        """The variables of the model in the newest checkpoint, in the model's order.
+        """The variables of the model in the newest checkpoint.
+
+        Returns:
+            A dict of arrays by the names of `mrl_keras.variables.model_variables`, in the model's
+            order; of a file of an earlier version, which has no names, a list.
 
         Raises:
             ValueError: no checkpoint, or a damaged one.
@@ -146,8 +163,13 @@ class Checkpoints:
         if not steps:
             raise ValueError(f"There is no checkpoint in {self.directory}.")
         _, saved = self._read(steps[-1])
-        names = [key for key in saved if key.startswith("model.")]
-        return [saved[key] for key in sorted(names, key=lambda key: int(key.split(".")[1]))]
+        if _is_by_order(saved):
+            return [saved[key] for key in _by_order(saved) if key.startswith("model.")]
+        return {
+            key.removeprefix("model/"): value
+            for key, value in saved.items()
+            if key.startswith("model/")
+        }
 
     def _read(self, step):
         """(about, {key: array}) of a checkpoint."""
@@ -157,6 +179,8 @@ class Checkpoints:
             with open_file(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 saved = {key: file[key] for key in file.files}
             about = json.loads(saved.pop("about").tobytes())
+        except (PermissionError, FileNotFoundError):
+            raise
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"The checkpoint {path} is damaged ({type(error).__name__}). Remove it to go on "
@@ -176,17 +200,51 @@ def config_difference(saved, wanted):
 
 
 def _variables(model):
-    metrics = {id(variable) for variable in model.metrics_variables}
-    found = {
-        f"model.{i}": variable
-        for i, variable in enumerate(v for v in model.variables if id(v) not in metrics)
-    }
+    """{name: variable} of a model and its optimizer."""
+    found = model_variables(model)
+    names = {id(variable): name for name, variable in found.items()}
+    found = {f"model/{name}": variable for name, variable in found.items()}
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
-        found |= {f"optimizer.{i}": variable for i, variable in enumerate(optimizer.variables)}
+        slots = optimizer_variables(optimizer, names)
+        found |= {f"optimizer/{name}": variable for name, variable in slots.items()}
     return found
+
+
+def _is_by_order(saved):
+    """Whether a file is of an earlier version, with the keys model.0, model.1, ..."""
+    return "model.0" in saved
+
+
+def _by_order(named):
+    """The same values by the keys of earlier versions: model.0, ..., optimizer.0, ..."""
+    counts, found = {}, {}
+    for name, value in named.items():
+        kind = re.split("[/.]", name)[0]
+        found[f"{kind}.{counts.setdefault(kind, 0)}"] = value
+        counts[kind] += 1
+    return found
+
+
+def _differences(there, here):
+    """How the shapes of a checkpoint differ from a model's, as text, or ""."""
+    groups = {
+        "it lacks": [k for k in here if k not in there],
+        "it has, and the model lacks": [k for k in there if k not in here],
+        "of other shapes are": [
+            f"{k} ({there[k]} there, {here[k]} here)"
+            for k in here
+            if k in there and there[k] != here[k]
+        ],
+    }
+    return "; ".join(f"{what} {_some(names)}" for what, names in groups.items() if names)
+
+
+def _some(names, most=5):
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _array(variable):

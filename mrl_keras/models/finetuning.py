@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 
 from mrl_keras.files import as_path, exists, local_copy
 from mrl_keras.models.garden.backbone import GardenBackbone
+from mrl_keras.variables import model_variables
 
 
 def part_names(model):
@@ -84,14 +86,15 @@ def train_only(model, patterns):
 def load_backbone(model, source, head="head"):
     """Give a model the weights of a pretrained backbone; the head keeps its own.
 
-    Weights are matched by their order and checked by their shapes. What the source has after
-    its backbone, such as an old head, is left aside.
+    Weights are matched by their names where the source has them, else by their order, and checked
+    by their shapes. What else the source has, such as an old head, is left aside.
 
     Args:
         model: `keras.Model`, built.
         source: what holds the pretrained weights: the path of a `.keras` file; the path of a
             Model Garden checkpoint (a prefix or a folder), where `model` has one Model Garden
-            network; or a list of arrays, the variables of a model in their order.
+            network; a dict of arrays by the names of `mrl_keras.variables.model_variables`; or
+            a list of arrays, the variables of a model in their order.
         head: name of the layer whose own weights stay; that layer may be missing. Default
             "head".
 
@@ -125,29 +128,32 @@ def load_backbone(model, source, head="head"):
                 f"network, its checkpoint. There is no such file at {source!r}."
             )
         with local_copy(source) as path:
-            source = _variables(keras.saving.load_model(path, compile=False))
-    arrays = [np.asarray(keras.ops.convert_to_numpy(array)) for array in source]
+            source = _variables(keras.saving.load_model(path, compile=False)).values()
     variables = _variables(model, head)
-    for i, variable in enumerate(variables):
-        found = arrays[i].shape if i < len(arrays) else "nothing"
+    if not isinstance(source, Mapping):
+        arrays = [np.asarray(keras.ops.convert_to_numpy(array)) for array in source]
+        source = dict(enumerate(arrays))
+        variables = dict(enumerate(variables.values()))
+    for name, variable in variables.items():
+        found = source[name].shape if name in source else "nothing"
         if found != tuple(variable.shape):
+            what_of = f"number {name}" if isinstance(name, int) else name
             raise ValueError(
-                f"The weights of {what} are of another backbone: number {i} must have the shape "
+                f"The weights of {what} are of another backbone: {what_of} must have the shape "
                 f"{tuple(variable.shape)} of {variable.path}. It has {found}."
             )
-    for variable, array in zip(variables, arrays, strict=False):
+    for name, variable in variables.items():
         if not variable.path.endswith("seed_generator_state"):
-            variable.assign(array)
-    return len(arrays) - len(variables)
+            variable.assign(source[name])
+    return len(source) - len(variables)
 
 
 def _variables(model, head=None):
-    """The variables of a model in their order, without metrics and those of its head alone."""
+    """{name: variable} of a model in its order, without metrics and those of its head alone."""
     names = [layer.name for layer in model.layers]
     others = {id(v) for layer in model.layers if layer.name != head for v in layer.variables}
     own = {id(v) for v in model.get_layer(head).variables} - others if head in names else set()
-    left = own | {id(v) for v in model.metrics_variables}
-    return [v for v in model.variables if id(v) not in left]
+    return {name: v for name, v in model_variables(model).items() if id(v) not in own}
 
 
 def _parts(model, prefix=""):

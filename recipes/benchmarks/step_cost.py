@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -65,8 +66,18 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
+class Step(NamedTuple):
+    """A function without arguments, which trains a compiled model on a batch."""
+
+    model: keras.Model
+    batch: tuple
+
+    def __call__(self):
+        return self.model.train_on_batch(*self.batch)
+
+
 def resnet50_step(system, jit_compile, options):
-    """A function without arguments: one training step of an image classifier."""
+    """One training step of an image classifier."""
     sizes = {"blocks": (1, 1), "filters": (2, 4)} if options.tiny else {}
     backbone = resnet((options.pixels, options.pixels, 3), **sizes)
     width = backbone.output_shape[-1]
@@ -84,11 +95,11 @@ def resnet50_step(system, jit_compile, options):
         tf.constant(images, tf.float32),
         tf.constant(rng.integers(0, options.classes, options.images)),
     )
-    return lambda: model.train_on_batch(*batch)
+    return Step(model, batch)
 
 
 def bert_step(system, jit_compile, options):
-    """A function without arguments: one training step of a masked language model."""
+    """One training step of a masked language model."""
     tiny = {"vocab_size": 50, "hidden_size": 24, "num_layers": 1, "num_heads": 2, "inner_dim": 32}
     bert = GardenBert(pooler=False, **(tiny if options.tiny else {}))
     lengths = {"input_word_ids": options.length, "input_mask": options.length}
@@ -120,7 +131,7 @@ def bert_step(system, jit_compile, options):
         for name, size in lengths.items()
     }
     batch["input_mask"] = tf.ones_like(batch["input_mask"])
-    return lambda: model.train_on_batch(batch, batch["labels"])
+    return Step(model, (batch, batch["labels"]))
 
 
 STEPS = {"resnet50": resnet50_step, "bert": bert_step}

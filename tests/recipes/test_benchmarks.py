@@ -110,6 +110,19 @@ def test_step_cost(tmp_path):
     assert all(float(row["ratio_to_ff"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
+def test_checkpoints(tmp_path):
+    pytest.importorskip("official")
+    rows = run_tiny("checkpoints", tmp_path)
+    systems = {"npz", "npz in the background", "CheckpointManager", "CheckpointManager async"}
+    for model in ("ResNet50, momentum SGD", "BERT-Base, AdamW"):
+        found = {row["system"]: row for row in rows if row["model"] == model}
+        assert set(found) >= systems
+        sizes = {int(row["bytes"]) for row in found.values()}
+        assert min(sizes) > 4 * int(found["npz"]["variables"])
+        assert all(float(row["restored_median"]) > 0 for row in found.values())
+
+
 class TestScriptParser:
     def parser(self):
         parser = ScriptParser("recipes/benchmarks/head.py", "Times.\n\nMore text.")

@@ -12,6 +12,7 @@ import os
 import keras
 
 from mrl_keras.models.garden.checkpoint import restore
+from mrl_keras.variables import number_from_zero
 
 PIP = "pip install mrl_keras[models]"
 POLICIES = ("float32", "float64", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
@@ -78,7 +79,11 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
         self._hidden = _Hidden(network=network, forward=forward)
         regularized = _regularized(network)
         # Before any freezing: the order of the variables is the format of the weights file.
-        pairs = [(v, self._wrapped(v, v.ref() in regularized)) for v in forward.variables]
+        names = _names_of(forward.variables)
+        pairs = [
+            (v, self._wrapped(v, name, v.ref() in regularized))
+            for v, name in zip(forward.variables, names, strict=True)
+        ]
         self._hidden.pairs = pairs
         self.adopted = [wrapped for _, wrapped in pairs]
         self.checkpointed = tf.Module()  # what tf.train.Checkpoint sees; it knows no keras.Variable
@@ -86,13 +91,13 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
         self.built = True
         self.frozen = frozen
 
-    def _wrapped(self, variable, regularized):
+    def _wrapped(self, variable, name, regularized):
         wrapped = keras.Variable(
             variable,
             dtype=variable.dtype.name,
             trainable=variable.trainable,
             autocast=False,  # tf_keras casts
-            name=variable.name.split(":")[0].replace("/", "."),
+            name=name,
         )
         if regularized and self.l2:
             wrapped.regularizer = keras.regularizers.L2(self.l2)
@@ -230,6 +235,16 @@ def _tf_keras_policy(name):
         yield
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
+
+
+def _names_of(variables):
+    """Names with dots, without the numbers by which tf_keras counts all layers of a process."""
+    split = [variable.name.split(":")[0].partition("/") for variable in variables]
+    first = number_from_zero([layer for layer, _, _ in split])
+    return [
+        f"{layer}.{rest}".replace("/", ".")
+        for layer, (_, _, rest) in zip(first, split, strict=True)
+    ]
 
 
 def _regularized(network):
