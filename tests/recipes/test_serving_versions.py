@@ -123,7 +123,7 @@ def test_a_broken_version_replaces_nothing(tmp_path):
             time.sleep(0.01)
         found = states(server)
         assert found[1] == ("AVAILABLE", "")
-        assert "variables" in found[2][1]
+        assert "Restore" in found[2][1]
         assert "saved_model.pb" in found[3][1]
         assert sorted(found) == [1, 2, 3]
         write_model(folder, 4)
