@@ -16,11 +16,13 @@ What a server needs to know:
   manifest names, on a CPU with AVX2 and FMA; the stock TF Serving image lacks them and refuses to
   load the model. The twin runs anywhere: it opens the same leaves and scores them exactly, which
   takes longer. A model that takes raw text (`mrl_keras.models.BertTokens`) needs a server that
-  links tensorflow-text's ops, and so does its twin; `custom_ops` in the manifest then names TFText.
+  links tensorflow-text's ops, as the stock image does, and so does its twin; `custom_ops` in the
+  manifest then names TFText.
 - **Which signature.** `retrieve` and `retrieve_embeddings` have no optional inputs. Their
   `_dynamic` variants take `k`, `shortlist` and `leaves`; over gRPC a server fills in those that
   are left out, over REST all must be sent. Their `_batch` variants take one number for each row:
-  use these where a server merges requests into batches.
+  use these where a server merges requests into batches, and turn its warm-up off, which
+  sends scalars too.
 - **Empty slots** hold id "" or -1, index -1 and the lowest float32, since JSON has no NaN or
   infinity. A query with NaN or infinity gets only empty slots; its neighbours are untouched.
 - **Versions.** The index cannot grow in place: export the next version. A server holds the old and

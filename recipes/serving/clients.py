@@ -48,7 +48,7 @@ class ServingError(ValueError):
     """
 
     def __init__(self, text, code, refused=False):
-        super().__init__(text[:1].upper() + text[1:])
+        super().__init__(f"T{text[1:]}" if text.startswith("the ") else text)
         self.code, self.refused = code, refused
 
 
@@ -243,7 +243,7 @@ class RestModel(Model):
         super().__init__(self._where, signatures)
 
     def send(self, signature, arrays):
-        inputs = {name: self._json(name, value) for name, value in arrays.items()}
+        inputs = {name: _to_json(value) for name, value in arrays.items()}
         request = {"signature_name": signature, "inputs": inputs}
         answer = self._ask("POST", f"{self._path}:predict", request)
         if "outputs" not in answer:
@@ -255,20 +255,30 @@ class RestModel(Model):
         if not isinstance(outputs, dict):
             outputs = {"one output without a name": outputs}
         self._answered(signature, outputs)
-        return {name: _from_json(value, *specs[name]) for name, value in outputs.items()}
+        return {name: self._array(name, value, *specs[name]) for name, value in outputs.items()}
 
-    def _json(self, name, value):
-        """Nested lists; strings as base64, which any bytes survive."""
-        if value.dtype.kind in "OSU":
-            return _mapped(lambda x: {"b64": base64.b64encode(x).decode()}, value.tolist())
-        if value.dtype.kind not in "biu" and not np.isfinite(value.astype("float64")).all():
+    def _array(self, name, value, dtype, shape):
+        try:
+            return _from_json(value, dtype, shape)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise self._no_server(f"it answered an output {name} that is no {dtype}") from error
+
+    def _checked(self, signature, arrays):
+        checked = super()._checked(signature, arrays)
+        for name, value in checked.items():
+            if value.size == 0 and value.ndim > 1:
+                what = "no rows"
+            elif value.dtype.kind not in "Obiu" and not np.isfinite(value.astype("float64")).all():
+                what = "NaN or infinity"
+            else:
+                continue
             raise ServingError(
-                f"The input {name!r} holds NaN or infinity, which REST's JSON cannot carry. Repair "
-                "the rows, or ask by gRPC.",
+                f"The input {name!r} holds {what}, which REST's JSON cannot carry. Leave it out or "
+                "ask by gRPC.",
                 "INVALID_ARGUMENT",
                 True,
             )
-        return value.tolist()
+        return checked
 
     def _ask(self, method, path, content=None):
         """The JSON object that the server answers."""
@@ -442,11 +452,15 @@ def read_manifest(path) -> dict:
 
 def as_array(value) -> np.ndarray:
     """An array; strings as an object array of `bytes`, `str` in UTF-8."""
-    array = np.asarray(value)
-    if array.dtype.kind in "OSU":
-        flat = [x.encode() if isinstance(x, str) else x for x in array.ravel().tolist()]
-        array = np.array(flat, object).reshape(array.shape)
-    return array
+    lists = isinstance(value, (list, tuple, str, bytes))  # NumPy's own bytes lose zeros at the end
+    array = np.array(value, object) if lists else np.asarray(value)
+    if array.dtype.kind not in "OSU":
+        return array
+    flat = array.ravel().tolist()
+    if lists and not any(isinstance(x, (str, bytes)) for x in flat):
+        return np.asarray(value)
+    flat = [x.encode() if isinstance(x, str) else x for x in flat]
+    return np.array(flat, object).reshape(array.shape)
 
 
 def _import_ops(path, package):
@@ -493,6 +507,13 @@ def _dtype_of(value):
 def _show(specs):
     """ "images float32 [None, 8, 8, 1], dim int32 []" of {name: (dtype, shape)}."""
     return ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in specs.items()) or "none"
+
+
+def _to_json(value):
+    """Nested lists; strings as base64, which any bytes survive."""
+    if value.dtype.kind not in "OSU":
+        return value.tolist()
+    return _mapped(lambda x: {"b64": base64.b64encode(x).decode()}, value.tolist())
 
 
 def _mapped(function, value):

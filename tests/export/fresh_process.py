@@ -100,11 +100,17 @@ def by_session(path, queries):
             "poisoned": run(RETRIEVE, embedding=poisoned),
         }
         empty = run(RETRIEVE, embedding=queries[:0])
-        try:
-            run(RETRIEVE, embedding=queries[:, :5])
-            refused = False
-        except (ValueError, tf.errors.InvalidArgumentError):
-            refused = True
+        # As a C++ session does, the callable takes any shape.
+        signature = meta.signature_def[RETRIEVE]
+        feed = session.make_callable(
+            signature.outputs["ids"].name, [signature.inputs["embedding"].name]
+        )
+        refused = []
+        for rows in (queries[:, :5], np.hstack([queries, queries])):
+            try:
+                feed(rows)
+            except (ValueError, tf.errors.InvalidArgumentError):
+                refused.append(rows.shape[1])
     return {
         **{name: answer["ids"].astype(str).tolist() for name, answer in answers.items()},
         "empty": list(empty["ids"].shape),

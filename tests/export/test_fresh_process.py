@@ -48,7 +48,7 @@ def test_a_session_fills_defaults_and_clamps(fresh, name):
     assert [len(row) for row in answers["two"]] == [2] * 20
     assert answers["one"] == [row[:1] for row in answers["ids"]]
     assert answers["empty"] == [0, 7]
-    assert answers["wrong_width_refused"]
+    assert answers["wrong_width_refused"] == [5, 64]
 
 
 @pytest.mark.parametrize("name", ["first", "plain"])

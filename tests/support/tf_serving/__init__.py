@@ -10,12 +10,14 @@ real server then refuses), no classify or regress, no TFRT, no SSL. It links Sca
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-import types
+import tempfile
 
 import yaml
 
@@ -23,35 +25,52 @@ ROOT = pathlib.Path(__file__).parents[3]
 LIFETIME = 300
 
 
+@dataclasses.dataclass
+class Double:
+    """A running double: `rest` is "http://127.0.0.1:PORT", `grpc` "127.0.0.1:PORT"."""
+
+    rest: str
+    grpc: str
+    process: subprocess.Popen
+
+    @contextlib.contextmanager
+    def stopped(self):
+        """It answers nothing inside."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def memory(self):
+        """MiB that its process holds."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
 @contextlib.contextmanager
-def running(*flags, scann=False, delay=0.0, mounts=None, log=None):
-    """Yields the double as `rest` ("http://127.0.0.1:PORT"), `grpc` ("127.0.0.1:PORT"), `process`.
+def running(*flags, scann=False, mounts=None):
+    """Yields a `Double` that has loaded its models.
 
     Args:
-        *flags: those of tensorflow_model_server, as for `server.py`.
+        *flags: those of tensorflow_model_server, as `server.py` knows them.
         scann: whether it links ScaNN's ops.
-        delay: seconds that it waits before each answer of Predict.
         mounts: {folder in the config files: folder here}, as Docker's volumes.
-        log: file for its output. Default: the test's stderr.
     """
     command = [sys.executable, "-m", "tests.support.tf_serving.server", *flags]
-    command += [f"--delay={delay}", f"--lifetime={LIFETIME}", *(["--scann"] if scann else [])]
+    command += [f"--lifetime={LIFETIME}", *(["--scann"] if scann else [])]
     command += [f"--mount={there}={here}" for there, here in (mounts or {}).items()]
+    # oneDNN's allocator keeps what a dropped version had.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_ENABLE_ONEDNN_OPTS": "0"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-    )  # fmt: skip
+        command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         line = process.stdout.readline()
         if not line:
             raise RuntimeError(f"the double ended with status {process.wait()}")
         ports = json.loads(line)
-        yield types.SimpleNamespace(
-            rest=f"http://127.0.0.1:{ports['rest']}",
-            grpc=f"127.0.0.1:{ports['grpc']}",
-            process=process,
-        )
+        yield Double(f"http://127.0.0.1:{ports['rest']}", f"127.0.0.1:{ports['grpc']}", process)
     finally:
         process.stdin.close()  # it ends then
         try:
@@ -62,6 +81,7 @@ def running(*flags, scann=False, delay=0.0, mounts=None, log=None):
         process.stdout.close()
 
 
+@contextlib.contextmanager
 def serving(*models, **options):
     """`running` with the newest version of each folder of a model."""
     config = "".join(
@@ -69,27 +89,20 @@ def serving(*models, **options):
         'model_platform: "tensorflow" }\n'
         for model in models
     )
-    return _with_config(f"model_config_list {{ {config} }}", **options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "models.config"
+        path.write_text(f"model_config_list {{ {config} }}")
+        flags = [f"--model_config_file={path}", "--file_system_poll_wait_seconds=0.1"]
+        with running(*flags, **options) as server:
+            yield server
 
 
-def composed(folder, **options):
-    """`running` as the compose file in `folder` says: its command, with its volumes."""
+def composed(folder, *flags, **options):
+    """`running` as a folder's compose file says: its command with its volumes, and `flags`."""
     service = yaml.safe_load((pathlib.Path(folder) / "compose.yaml").read_text())["services"]
     service = service["serving"]
     mounts = {}
     for volume in service["volumes"]:
         here, there, *_ = volume.split(":")
-        mounts[there] = os.path.abspath(os.path.join(folder, here))
-    return running(*service["command"], mounts=mounts, **options)
-
-
-@contextlib.contextmanager
-def _with_config(text, **options):
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "models.config"
-        path.write_text(text)
-        flags = [f"--model_config_file={path}", "--file_system_poll_wait_seconds=0.2"]
-        with running(*flags, **options) as server:
-            yield server
+        mounts[there] = os.path.normpath(os.path.join(os.path.abspath(folder), here))
+    return running(*service["command"], *flags, mounts=mounts, **options)

@@ -15,7 +15,6 @@ import os
 import re
 import sys
 import threading
-import time
 import urllib.parse
 
 import grpc
@@ -45,11 +44,11 @@ _ASKED, _TOLD = re.compile(f"{_NAME}:predict"), re.compile(f"{_NAME}(?P<metadata
 
 def parse_arguments():
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    add, number = parser.add_argument, {"type": float, "default": 0.0}
+    add = parser.add_argument
     add("--port", type=int, default=0)
     add("--rest_api_port", type=int, default=0)
     add("--model_config_file", required=True)
-    add("--model_config_file_poll_wait_seconds", **number)
+    add("--model_config_file_poll_wait_seconds", type=float, default=0.0)
     add("--monitoring_config_file")
     add("--batching_parameters_file")
     add("--enable_batching", **_switch(False))
@@ -58,7 +57,6 @@ def parse_arguments():
     add("--file_system_poll_wait_seconds", type=float, default=1.0)
     # The double's own.
     add("--mount", action="append", default=[], help="FOLDER IN THE CONFIG=FOLDER HERE")
-    add("--delay", **number)
     add("--lifetime", type=float, default=60.0)
     add("--scann", action="store_true")
     return parser.parse_args()
@@ -120,7 +118,7 @@ class Server:
     """What both protocols ask."""
 
     def __init__(self, options):
-        self.delay, self.batching = options.delay, options.enable_batching
+        self.batching = options.enable_batching
         self.counts, self._lock = {"OK": 0, "error": 0}, threading.Lock()
         library = Library()
         if options.scann:
@@ -133,7 +131,6 @@ class Server:
 
     def predict(self, request):
         """({output: array}, number of the version)."""
-        time.sleep(self.delay)
         try:
             with self.models.find(request.model_spec) as version:
                 found = answer(version, request, self.batching), version.number
@@ -160,6 +157,7 @@ class Server:
         response = get_model_status_pb2.GetModelStatusResponse()
         for version in self.models.statuses(spec):
             one = response.model_version_status.add(version=version.number, state=version.state)
+            one.status.SetInParent()
             if version.error is not None:
                 one.status.error_code = version.error.code
                 one.status.error_message = str(version.error)
@@ -265,7 +263,8 @@ class Rest(http.server.BaseHTTPRequestHandler):
             spec.name = urllib.parse.unquote(match["name"])
             if match["number"]:
                 spec.version.value = int(match["number"])
-            spec.version_label = urllib.parse.unquote(match["label"] or "")
+            elif match["label"]:
+                spec.version_label = urllib.parse.unquote(match["label"])
             self._send(200, make(spec, match))
         except StatusError as error:
             self._send(HTTP_CODES[error.code], json.dumps({"error": str(error)}).encode())
