@@ -162,7 +162,7 @@ def retrieval_for(model, value) -> str:
     """
     known = retrievals(model)
     for name in known:
-        inputs = model.signatures[name]["inputs"]
+        inputs = _raw_inputs(model, name)
         dtype, shape = next(iter(inputs.values()))
         text = dtype == "string"
         if len(inputs) == 1 and text == (value.dtype == object) and _rank(shape, value):
@@ -172,6 +172,12 @@ def retrieval_for(model, value) -> str:
         f"{model} has no retrieval that takes {kind}. It retrieves by {known or 'nothing'}; "
         "`--signature` names another signature."
     )
+
+
+def _raw_inputs(model, name):
+    """The inputs of a signature that have no default."""
+    signature = model.signatures[name]
+    return {n: spec for n, spec in signature["inputs"].items() if n not in signature["defaults"]}
 
 
 def _rank(shape, value):
@@ -186,7 +192,7 @@ def fitted(model, signature, value):
     """
     if signature not in model.signatures:
         raise ValueError(f"{model} has no signature {signature!r}; it has {retrievals(model)}.")
-    inputs = model.signatures[signature]["inputs"]
+    inputs = _raw_inputs(model, signature)
     if len(inputs) != 1:
         raise ValueError(f"The signature {signature!r} takes several inputs: {', '.join(inputs)}.")
     ((name, (dtype, shape)),) = inputs.items()
@@ -231,18 +237,15 @@ def draw_sheet(path, answers, manifest, data_dir=None):
         name = signature.removeprefix("retrieve").strip("_")
         of = made.get("retrievals", {}).get(name) if name else made.get("retrieval")
         corpus = (of or {}).get("corpus", {})
-        if not corpus.get("split"):
+        if corpus.get("kind") != "images":
             raise ValueError(
-                f"The manifest names no set for {signature!r}, whose images could be drawn. Leave "
-                "--sheet out."
+                f"The manifest names no set of images for {signature!r}. Leave --sheet out."
             )
         rows = [int(index) for index in found["indices"] if index >= 0]
         examples = set_rows(corpus["set"], corpus["split"], rows, data_dir)
         for axis in line:
             axis.axis("off")
         for axis, example, score in zip(line, examples, found["scores"], strict=False):
-            if "image" not in example:
-                raise ValueError(f"The rows of {corpus['set']} are no images. Leave --sheet out.")
             image = example["image"]
             axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
             axis.set_title(f"{score:.3f}", fontsize=8)

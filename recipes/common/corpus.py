@@ -109,10 +109,13 @@ def array_corpus(about, rows: Rows, embed, batch_size, class_names=None) -> Corp
     return Corpus(about, read, embed, class_names)
 
 
-def stored_corpus(builder, source: Source, parts, embed, batch_size, class_names=None) -> Corpus:
+def stored_corpus(
+    kind, builder, source: Source, parts, embed, batch_size, class_names=None
+) -> Corpus:
     """A `Corpus` of a TFDS set, read as it is needed.
 
     Args:
+        kind: "images" or "texts".
         builder: the prepared set.
         source: `Source`.
         parts: function of an example -> dict of the tensors "inputs", and perhaps "label" and
@@ -141,7 +144,8 @@ def stored_corpus(builder, source: Source, parts, embed, batch_size, class_names
             yield _rows(batch, row, source, class_names)
             row += len(batch["key"])
 
-    about = {"set": builder.info.full_name, "split": source.split, "ids": source.ids or "row"}
+    name, ids = builder.info.full_name, source.ids or "row"
+    about = {"kind": kind, "set": name, "split": source.split, "ids": ids}
     if source.most:
         about["most"] = source.most
     return Corpus(about, batches, embed, class_names)
@@ -201,7 +205,7 @@ def text_corpus(source: Source, features: Sequence[str], embed, batch_size) -> C
         joined = tf.strings.join([example[name] for name in texts], " ")
         return {"inputs": tf.strings.strip(joined)}
 
-    return stored_corpus(builder, source, parts, embed, batch_size)
+    return stored_corpus("texts", builder, source, parts, embed, batch_size)
 
 
 def made_ids(first_row, shown: Sequence[str]) -> np.ndarray:

@@ -205,7 +205,7 @@ class Task(task.Task):
                 image = tf.cast(tf.round(centre_crop(image, size, crop)), tf.uint8)
             return {"inputs": image, "label": example["label"]}
 
-        return stored_corpus(builder, source, parts, embed, rows, class_names(builder))
+        return stored_corpus("images", builder, source, parts, embed, rows, class_names(builder))
 
     def _pass_of_widths(self, model):
         names = [f"embedding_at_{dim}" for dim in self.dims]

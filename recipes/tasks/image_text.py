@@ -224,7 +224,7 @@ class Task(task.Task):
                 image = tf.cast(tf.round(centre_crop(image, side, crop)), tf.uint8)
             return {"inputs": image, "shown": captions_of(example, data.captions)[0]}
 
-        stored = stored_corpus(builder, source, parts, embed, rows)
+        stored = stored_corpus("images", builder, source, parts, embed, rows)
         return _relevant_to_themselves(stored)
 
     def _texts(self, source, embed):
@@ -247,7 +247,7 @@ class Task(task.Task):
         pairs = [(text, key) for key, found in examples for text in texts_of(found, most)]
         texts, keys = (np.array(part) for part in zip(*pairs[: source.most or None], strict=True))
         made = Rows(texts, made_ids(0, texts), None, keys, [(key,) for key in keys])
-        about = {"set": source.name, "split": source.split, "ids": "row"}
+        about = {"kind": "texts", "set": source.name, "split": source.split, "ids": "row"}
         return array_corpus(about, made, embed, self.config.evaluation.batch_size)
 
     def _made(self, source):

@@ -189,7 +189,7 @@ class Task(task.Task):
     def _array_corpus(self, source, made, embed):
         if source.most:
             made = Rows(*(part if part is None else part[: source.most] for part in made))
-        about = {"set": source.name, "split": source.split}
+        about = {"kind": "texts", "set": source.name, "split": source.split, "ids": "row"}
         return array_corpus(about, made, embed, self.config.evaluation.batch_size)
 
     def text_encoder(self, model):
