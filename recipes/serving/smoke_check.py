@@ -84,6 +84,7 @@ def good_inputs(signature, rows=ROWS, seed=0):
         if name in signature["defaults"]:
             inputs[name] = signature["defaults"][name]
             continue
+        shape = shape or []  # a scalar fits where even the rank is open
         sizes = [OPEN_AXIS if size is None else size for size in shape]
         if shape and shape[0] is None:
             sizes[0] = rows
@@ -101,7 +102,7 @@ def bad_inputs(signature):
     good = good_inputs(signature)
     for name, (dtype, shape) in signature["inputs"].items():
         value = good[name]
-        if dtype != "string" and len(shape) > 1 and shape[-1] is not None:
+        if dtype != "string" and value.ndim > 1 and shape[-1] is not None:
             wider = np.concatenate([value, value[..., :1]], -1)
             yield "wrong width", {**good, name: wider}
         other = np.full(value.shape, b"text", object) if dtype != "string" else np.ones(value.shape)

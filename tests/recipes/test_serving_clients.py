@@ -6,9 +6,12 @@ import json
 import socket
 import threading
 import time
+import urllib.request
 
+import grpc
 import numpy as np
 import pytest
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from recipes.serving.clients import FolderModel, GrpcModel, RestModel, as_array, connect
 from tests.support.served_model import IDS, write_model
@@ -117,7 +120,7 @@ def test_what_the_signature_does_not_take(model, signature, inputs, text):
 
 
 @pytest.mark.parametrize(
-    ("signature", "inputs", "rest", "grpc"),
+    ("signature", "inputs", "by_rest", "by_grpc"),
     [
         ("nope", {"features": FEATURES}, 'name: "nope" not found', 'key "nope" not found'),
         ("embed", {}, "Missing named input: features", "Missing but required: {features}"),
@@ -125,10 +128,10 @@ def test_what_the_signature_does_not_take(model, signature, inputs, text):
         ("embed", {"features": [[1.0]]}, "not compatible with expected shape", "not compatible"),
     ],
 )
-def test_a_request_that_the_server_refuses(models, signature, inputs, rest, grpc):
+def test_a_request_that_the_server_refuses(models, signature, inputs, by_rest, by_grpc):
     arrays = {name: as_array(value) for name, value in inputs.items()}
     arrays = {n: x if x.dtype == object else x.astype("float32") for n, x in arrays.items()}
-    for source, text in (("REST", rest), ("gRPC", grpc)):
+    for source, text in (("REST", by_rest), ("gRPC", by_grpc)):
         with pytest.raises(ValueError, match="answered with an error") as raised:
             models[source].send(signature, arrays)
         assert text in str(raised.value)
@@ -149,6 +152,24 @@ def test_versions(folder, server):
     for source in ({"url": f"{server.rest}/v1/models/m/labels/x"}, {"grpc": f"{server.grpc}/m/x"}):
         with pytest.raises(ValueError, match="Unrecognized servable version label: x"):
             connect(**source)
+
+
+def test_what_the_double_does_as_the_server(server, models):
+    """gRPC fills defaults in, REST does not; rows instead of columns; the states of versions."""
+    features = FEATURES.astype("float32")
+    assert models["gRPC"].send("retrieve", {"features": features})["ids"].shape == (2, 3)
+    with pytest.raises(ValueError, match="Missing named input: k"):
+        models["REST"].send("retrieve", {"features": features})
+    body = json.dumps({"instances": features.tolist()}).encode()
+    with urllib.request.urlopen(f"{server.rest}/v1/models/m:predict", body) as answer:
+        rows = json.load(answer)["predictions"]
+    np.testing.assert_array_equal(np.array(rows, "float32"), 2 * features[:, :2])
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "m"
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        (state,) = stub.GetModelStatus(request, timeout=10).model_version_status
+    assert (state.version, state.State.Name(state.state)) == (2, "AVAILABLE")
 
 
 def test_another_model(server):
