@@ -95,8 +95,8 @@ def models_config(
         A `ModelServerConfig` in protocol buffer text format.
 
     Raises:
-        ValueError: no model under `directory`, or a label for a model or version
-            that is not there.
+        ValueError: no model under `directory`, or a label for a model or version that is not
+            there.
 
     Example:
 
