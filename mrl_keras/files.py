@@ -4,8 +4,7 @@ A remote path is a URL of a scheme that `tf.io.gfile` knows, such as "gs://bucke
 is atomic. Locally: a temporary name beside the target, then one rename. Remotely: a temporary local
 file or folder, then one upload for each object; an object appears whole by itself, and a folder
 gets the object `.complete` last, without which readers pass over it. One process at a time writes
-a folder. TensorFlow is imported for
-remote paths only.
+a folder. TensorFlow is imported for remote paths only.
 """
 
 from __future__ import annotations
@@ -397,7 +396,7 @@ def read_json(path):
         return json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(
-            f"{path} must hold JSON. It is damaged or another file: {error}."
+            f"{path} must hold JSON. It is damaged or another file: {error}. Write it again."
         ) from error
 
 

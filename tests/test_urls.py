@@ -34,7 +34,7 @@ from mrl_keras.files import (
     remove,
     write_text,
 )
-from mrl_keras.models import RetrievalModel
+from mrl_keras.models import RetrievalModel, load_backbone
 from mrl_keras.retrieval import NestedIndex, SearchPlan, bulk_search, load_bulk_search
 from recipes.common.arguments import ScriptParser
 from recipes.common.config_flags import define_folder, define_workdir, run_main
@@ -202,6 +202,15 @@ def test_small_files(folder):
     assert read_hierarchy(f"{folder}/is_a.txt") == [("n2", "n1")]
     line_panels(f"{folder}/lines.png", {"a": {"MRL": [(1, 2.0)]}}, "x", "y")
     assert tree(folder)["lines.png"].startswith(b"\x89PNG")
+
+
+def test_pretrained_weights(folder, capsys):
+    pretrained, other = _encoder(), _encoder()
+    with atomic_file(f"{folder}/a.keras") as temporary:
+        pretrained.save(temporary)
+    assert load_backbone(other, f"{folder}/a.keras") == 0
+    assert f"Copying {folder}/a.keras into" in capsys.readouterr().out
+    np.testing.assert_array_equal(other.get_weights()[0], pretrained.get_weights()[0])
 
 
 def test_an_index(folder, capsys):

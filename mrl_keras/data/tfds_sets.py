@@ -30,6 +30,10 @@ def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
     """
     tfds = import_tfds()
     folder = as_path(data_dir or os.environ.get("TFDS_DATA_DIR", ""), "`data_dir`")
+    if is_remote(folder) and not folder.startswith(("gs://", "s3://", "az://")):
+        raise ValueError(
+            f"TFDS reads local folders, gs://, s3:// and az://. Received `data_dir` {folder!r}."
+        )
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except RuntimeError as error:  # TFDS makes it of gfile's errors
@@ -38,12 +42,6 @@ def tfds_set(name, data_dir, kind: str, check: Callable, known: str):
         raise OSError(
             f"TFDS can't read {name!r} in {folder} ({str(error).splitlines()[0][:300]}). Check "
             "`data_dir`, the network and the right to read there."
-        ) from error
-    except KeyError as error:  # of etils.epath
-        if "://" not in str(error):
-            raise
-        raise ValueError(
-            f"TFDS reads local folders, gs://, s3:// and az://. Received `data_dir` {folder!r}."
         ) from error
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise ValueError(

@@ -35,7 +35,7 @@ class Checkpoints:
         keep: int, how many of the newest stay. Default 2.
 
     Raises:
-        ValueError: `directory` is a URL of no file system that TensorFlow knows, or `keep` below 1.
+        ValueError: `keep` below 1.
 
     Example:
 

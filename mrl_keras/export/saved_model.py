@@ -66,7 +66,7 @@ def export_saved_model(
 
     Each request reads only the dims that a rerank adds. The ScaNN searcher is built once, while
     the model is loaded. `assets.extra/` holds `manifest.json` (see `load_manifest`) and TF
-    Serving's warm-up requests. The folder appears whole, by a rename, or not at all.
+    Serving's warm-up requests. The folder appears whole or not at all (see `mrl_keras.files`).
 
     Args:
         directory: the model's folder, local or remote; its last part is the model's name.
@@ -88,11 +88,11 @@ def export_saved_model(
         The path of the version's folder.
 
     Raises:
-        ValueError: the Keras backend is not TensorFlow; nesting dims that
-            are not known; the encoder's inputs are not known or its output is not d wide; the
-            classifier's output is not nested; an index of another width, without a plan, or a
-            plan whose dims it does not have; a name that is taken; a version that exists; metrics
-            that JSON does not hold.
+        ValueError: the Keras backend is not TensorFlow; nesting dims that are not known; the
+            encoder's inputs are not known or its output is not d wide; the classifier's output is
+            not nested; an index of another width, without a plan, or a plan whose dims it does not
+            have; a name that is taken; a version that exists; metrics that JSON does not hold.
+        OSError: a remote folder that can't be written; no version is then seen there.
 
     Example:
 

@@ -10,7 +10,7 @@ import sys
 from mrl_keras.files import local_path
 
 _FOLDERS = {"cache", "out", "output"}
-"""Options that name a local file or folder; a URL is refused."""
+"""Options whose files are local, since they are about this machine, mapped or linked; no URLs."""
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 

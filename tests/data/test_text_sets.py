@@ -90,3 +90,19 @@ def test_a_text_that_is_no_utf_8(folder, monkeypatch):
 def test_real_wikitext2():
     found = read_columns(text_set("wikitext2_small"), "validation", ["text"])
     assert len(found["text"]) == 712
+
+
+def test_remote_folders_that_tfds_can_not_read(monkeypatch):
+    with pytest.raises(ValueError, match="TFDS reads local folders, gs://, s3:// and az://"):
+        text_set("made_texts", data_dir="ram://bucket/tfds")
+    with pytest.raises(ValueError, match="`data_dir` must be a whole URL"):
+        text_set("made_texts", data_dir="gs:/bucket/tfds")
+
+    def builder(name, data_dir=None):
+        raise RuntimeError("PermissionDeniedError: no right to gs://bucket/tfds\nmore")
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    with pytest.raises(OSError, match=r"TFDS can't read 'made' in gs://bucket/tfds \(Perm.*tfds\)"):
+        text_set("made", data_dir="gs://bucket/tfds")
+    with pytest.raises(RuntimeError, match="no right"):
+        text_set("made", data_dir="local")

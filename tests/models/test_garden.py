@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from mrl_keras import MatryoshkaDense, MatryoshkaLoss
 from mrl_keras.models import GardenBert, GardenResNet, GardenViT
+from tests.support.remote import new_folder
 
 pytest.importorskip("official")
 
@@ -224,6 +225,17 @@ def test_model_gardens_checkpoints_are_read(built, place, tmp_path):
     for variable in backbone.variables:
         variable.assign(np.ones(variable.shape, variable.dtype))
     backbone.load_checkpoint(path)
+    assert not any(changed(wanted, backbone.variables))
+
+
+def test_model_gardens_checkpoints_are_read_from_remote_folders(built):
+    _, backbone, _ = built
+    folder = new_folder()
+    tf.train.Checkpoint(backbone=backbone.network).save(f"{folder}/checkpoint")
+    wanted = numbers(backbone.variables)
+    for variable in backbone.variables:
+        variable.assign(np.ones(variable.shape, variable.dtype))
+    backbone.load_checkpoint(folder)
     assert not any(changed(wanted, backbone.variables))
 
 

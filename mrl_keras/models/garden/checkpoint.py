@@ -37,7 +37,7 @@ def restore(network, path):
             "an .index file without that ending."
         )
     with remote_errors(prefix):
-        shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+        shapes = tf.compat.v1.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
     keys = [k for k in shapes if k.endswith(VALUE) and ".OPTIMIZER_SLOT" not in k]
     place = next(
         (p for p in PLACES if any(k.startswith("".join(n + "/" for n in p)) for k in keys)), ()

@@ -211,17 +211,17 @@ def load_bulk_search(directory: str) -> SearchResult:
             f"The bulk search in {directory} is not finished: {manifest['answered']['rows']}{of} "
             "queries are answered. Call it again with the same arguments to continue."
         )
-    try:
-        with local_copy(join(directory, _ANSWERS)) as folder:
+    with local_copy(join(directory, _ANSWERS)) as folder:
+        try:
             answers = {
                 field: np.load(os.path.join(folder, name), mmap_mode="r", allow_pickle=False)
                 for field, name in _FILES.items()
             }
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"The answers in {directory} must be whole. A file is missing or damaged: {error}. "
-            "Copy the folder again, or remove it and search again."
-        ) from error
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(
+                f"The answers in {directory} must be whole. A file is missing or damaged: "
+                f"{error}. Copy the folder again, or remove it and search again."
+            ) from error
     return SearchResult(**answers)
 
 

@@ -58,9 +58,10 @@ def bulk_search(
         A `SearchResult` of the memory-mapped scores, indices and ids, each (queries, k).
 
     Raises:
-        ValueError: queries of another width; a plan with dims that the index
-            does not have; `chunk_queries` below 1; a `directory` that holds something else, or a
-            search with another plan, index or queries (the text says what differs).
+        ValueError: queries of another width; a plan with dims that the index does not have;
+            `chunk_queries` below 1; a `directory` that holds something else, or a search with
+            another plan, index or queries (the text says what differs).
+        OSError: a remote folder that can't be read or written.
 
     Example:
 
