@@ -24,8 +24,10 @@ class Rows(NamedTuple):
         inputs: array of raw inputs, or of embeddings where the corpus has no `embed`.
         ids: array of str or int64, what a search answers.
         labels: int array, or `None` without classes.
-        keys: array of str by which judgements name a row, or `None`; several rows may share one.
-        relevant: for queries, a list of tuples of keys, or `None` without judgements.
+        keys: array of str by which a task's own judgements name a row, or `None`; several rows
+            may share one.
+        relevant: for queries, a list of tuples of keys, or of ids where `Source.relevant` names
+            them; `None` without judgements.
     """
 
     inputs: np.ndarray
@@ -144,8 +146,8 @@ def stored_corpus(
             yield _rows(batch, row, source, class_names)
             row += len(batch["key"])
 
-    name, ids = builder.info.full_name, source.ids or "row"
-    about = {"kind": kind, "set": name, "split": source.split, "ids": ids}
+    name = ":".join(builder.info.full_name.rsplit("/", 1))  # as `tfds.builder` takes a version
+    about = {"kind": kind, "set": name, "split": source.split, "ids": source.ids or "row"}
     if source.most:
         about["most"] = source.most
     return Corpus(about, batches, embed, class_names)
@@ -255,7 +257,7 @@ def _rows(batch, first_row, source, class_names):
     relevant = None
     if "relevant" in batch:
         relevant = [tuple(_texts(np.atleast_1d(one), source)) for one in batch["relevant"]]
-    return Rows(inputs, ids, labels, np.asarray(ids).astype(str) if source.ids else keys, relevant)
+    return Rows(inputs, ids, labels, keys, relevant)
 
 
 def _texts(values, source):

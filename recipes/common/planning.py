@@ -123,7 +123,8 @@ def choose_plan(found: IndexedCorpus, queries: Queries, options) -> ChosenPlan:
     Raises:
         ValueError: labels or judgements that are asked for and are not there.
     """
-    index, judged = found.index, _Judged(found, queries, options.relevance)
+    index = found.index
+    judged = _Judged(found, queries, options.relevance, by_ids=bool(options.relevant))
     k = min(options.k, len(index))
     metric = options.metric or f"{'mAP' if judged.by == 'labels' else 'recall'}@{k}"
     settings = TuningOptions(metric, tolerance=options.tolerance, cost=options.cost)
@@ -241,23 +242,24 @@ def parse_plan(text: str, k: int) -> SearchPlan:
 
 
 class _Judged:
-    """Which rows are relevant to which queries, as `tune` takes it.
+    """Which rows are relevant to which queries, as `tune` takes it; judged `by_ids` or by keys.
 
     Attributes:
         by: "judgements", "labels" or "neighbours".
         among_rows: int, how many queries are rows of the corpus too, and find themselves.
     """
 
-    def __init__(self, found, queries, relevance):
+    def __init__(self, found, queries, relevance, by_ids):
         if relevance not in RELEVANCE:
             raise ValueError(f"`relevance` must be one of {RELEVANCE}. Received {relevance!r}.")
         self._found, self._queries, self._rows_by_key = found, queries, {}
-        judgements = queries.relevant is not None and found.keys is not None
+        keys = found.index.ids.astype(str) if by_ids else found.keys
+        judgements = queries.relevant is not None and keys is not None
         labels = queries.labels is not None and found.labels is not None
         same = None in (queries.class_names, found.class_names)
         labels = labels and (same or queries.class_names == found.class_names)
         if judgements:
-            for row, key in enumerate(found.keys.tolist()):
+            for row, key in enumerate(keys.tolist()):
                 self._rows_by_key.setdefault(key, []).append(row)
             judgements = any(self._relevant(query) for query in range(len(queries.relevant)))
         self.by = relevance
