@@ -26,7 +26,7 @@ def define_config(values):
 
 def define_workdir(values):
     """Defines --workdir, the folder of a run."""
-    define_folder(values, "workdir", "folder of the run")
+    define_folder(values, "workdir", "folder of the run, local or a URL such as gs://BUCKET/run")
 
 
 def define_folder(values, name, what):
