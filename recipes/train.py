@@ -7,6 +7,14 @@
 `--config.NAME=VALUE` sets any value of the config; an unknown name is an error. The work
 directory gets config.json, checkpoints/, logs/ (TensorBoard, a curve for each prefix),
 cost.json (CPU and wall seconds) and, unless --evaluate=False, results.csv.
+
+SIGTERM, which a preempted machine sends, writes a checkpoint after the next step and ends with the
+exit status 75: start me again. So does the loss of another worker, without a new checkpoint. A
+service that restarts on failure needs no more; in a shell,
+
+    until python recipes/train.py ...; do [ $? = 75 ] || break; done
+
+Other mistakes end with status 1 and one line.
 """
 
 import os

@@ -34,6 +34,7 @@ TENSORFLOW = (
 )
 OPTIONAL = {
     "faiss",
+    "keras_hub",
     "matplotlib",
     "official",
     "scann",

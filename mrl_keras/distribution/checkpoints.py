@@ -28,6 +28,11 @@ class Checkpoints:
 
     Files of earlier versions have no names: they are restored by order, and a line says so.
 
+    `tf.train.CheckpointManager` and Orbax were measured beside it (recipes/results/README.md).
+    Asynchronous writing would let training go on sooner, and a kill meanwhile cost more steps.
+    Both would need these names, the check of configuration and model before a variable changes,
+    and the removal of what a kill leaves half-written all the same, and write on every worker.
+
     Args:
         directory: the folder; the first save makes it.
         config: dict that JSON can hold, the run's configuration; a checkpoint of another
@@ -193,8 +198,13 @@ class Checkpoints:
 
 
 def config_difference(saved, wanted):
-    """The first value that differs, as "key is A there and B here", or ""."""
+    """The first value that differs, as "key is A there and B here", or "".
+
+    An empty str is as good as none: what a config of an earlier version did not have is off.
+    """
     for name, there, here in differences(saved, wanted, "absent"):
+        if (there, here) == ("absent", ""):
+            continue
         return f"{name} is {there!r} there and {here!r} here"
     return ""
 

@@ -90,11 +90,12 @@ def load_backbone(model, source, head="head"):
     by their shapes. What else the source has, such as an old head, is left aside.
 
     Args:
-        model: `keras.Model`, built.
+        model: `keras.Model`, or a layer such as `GardenBert`; built.
         source: what holds the pretrained weights: the path of a `.keras` file; the path of a
             Model Garden checkpoint (a prefix or a folder), where `model` has one Model Garden
-            network; a dict of arrays by the names of `mrl_keras.variables.model_variables`; or
-            a list of arrays, the variables of a model in their order.
+            network; a dict of arrays by the names of `mrl_keras.variables.model_variables`, of
+            a model like this or of one that holds such a part, as "bert/..."; or a list of
+            arrays, the variables of a model in their order.
         head: name of the layer whose own weights stay; that layer may be missing. Default
             "head".
 
@@ -134,6 +135,9 @@ def load_backbone(model, source, head="head"):
         arrays = [np.asarray(keras.ops.convert_to_numpy(array)) for array in source]
         source = dict(enumerate(arrays))
         variables = dict(enumerate(variables.values()))
+    else:
+        prefix = _prefix(source, variables)
+        variables = {prefix + name: variable for name, variable in variables.items()}
     for name, variable in variables.items():
         found = source[name].shape if name in source else "nothing"
         if found != tuple(variable.shape):
@@ -150,10 +154,25 @@ def load_backbone(model, source, head="head"):
 
 def _variables(model, head=None):
     """{name: variable} of a model in its order, without metrics and those of its head alone."""
-    names = [layer.name for layer in model.layers]
-    others = {id(v) for layer in model.layers if layer.name != head for v in layer.variables}
+    layers = getattr(model, "layers", ())
+    names = [layer.name for layer in layers]
+    others = {id(v) for layer in layers if layer.name != head for v in layer.variables}
     own = {id(v) for v in model.get_layer(head).variables} - others if head in names else set()
     return {name: v for name, v in model_variables(model).items() if id(v) not in own}
+
+
+def _prefix(source, variables):
+    """What precedes the names of `variables` in `source`: "", or the path of the part there."""
+    first = next(iter(variables))
+    ends = (name for name in source if name == first or name.endswith(f"/{first}"))
+    found = [name.removesuffix(first) for name in ends]
+    whole = [prefix for prefix in found if all(prefix + name in source for name in variables)]
+    if len(whole) > 1:
+        raise ValueError(
+            f"The weights have several such networks, {', '.join(map(repr, whole))}: give those of "
+            "one, such as the arrays whose names begin alike."
+        )
+    return (whole or found or [""])[0]
 
 
 def _parts(model, prefix=""):

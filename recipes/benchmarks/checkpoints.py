@@ -12,8 +12,8 @@ one training step, saves and restores model and optimizer by
   (`CheckpointOptions(enable_async=True)`); restored through its reader, checked first;
 - Orbax: its `Checkpointer` and `AsyncCheckpointer`, where it is installed.
 
-One system after the other in one process, round by round; the first round, which compiles and
-allocates, is not counted. Each restore must give the values that were saved, bit for bit. Only npz
+One system after the other in one process, round by round; the first two rounds, which compile and
+allocate, are not counted. Each restore must give the values that were saved, bit for bit. Only npz
 is flushed to the disk itself (fsync); the others leave that to the operating system.
 """
 
@@ -40,6 +40,7 @@ from recipes.common.arguments import ScriptParser
 from recipes.common.machine import write_measurements
 
 MODELS = {"resnet50": "ResNet50, momentum SGD", "bert": "BERT-Base, AdamW"}
+WARM_UP = 2
 MEASURED = "stands_still", "written", "restored"
 
 
@@ -47,7 +48,7 @@ def parse_arguments(arguments=None):
     parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS), help="what to save")
-    parser.add_measuring("checkpoints.csv", repeats=5, tiny={"repeats": 1})
+    parser.add_measuring("checkpoints.csv", repeats=4, tiny={"repeats": 1})
     return parser.parse_args(arguments)
 
 
@@ -68,20 +69,20 @@ def measure(name, options, folder):
     systems = make_systems(model, folder)
     seconds = {system: {what: [] for what in MEASURED} for system in systems}
     sizes = {}
-    for turn in range(options.repeats + 1):
+    for turn in range(-WARM_UP, options.repeats):
         for system, way in systems.items():
             before = _bytes(folder)
-            stood = _seconds(lambda way=way, turn=turn: way.save(turn))
+            stood = _seconds(lambda way=way, turn=turn: way.save(turn + WARM_UP))
             written = stood + _seconds(way.wait)
-            if not turn:
+            if turn == -WARM_UP:
                 sizes[system] = _bytes(folder) - before
             for variable in variables:
                 variable.assign(keras.ops.zeros_like(variable))
-            restored = _seconds(lambda way=way, turn=turn: way.restore(turn))
+            restored = _seconds(lambda way=way, turn=turn: way.restore(turn + WARM_UP))
             for variable, value in zip(variables, values, strict=True):
                 if not np.array_equal(variable.numpy(), value):
                     raise ValueError(f"{system} restores other values of {variable.path}.")
-            if turn:
+            if turn >= 0:
                 for what, found in zip(MEASURED, (stood, written, restored), strict=True):
                     seconds[system][what].append(found)
     return [

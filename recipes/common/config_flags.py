@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
+from mrl_keras.distribution import Interrupted
 from mrl_keras.files import as_path
 
 
@@ -57,7 +58,8 @@ def run_main(main, define_flags):
         define_flags: function that defines the script's flags in `absl.flags.FlagValues`.
 
     Raises:
-        SystemExit: a wrong flag, or a ValueError, ImportError or OSError of `main`.
+        SystemExit: a wrong flag, or a ValueError, ImportError or OSError of `main`; with the code
+            75, start again, where another worker or the network was lost.
     """
     values = flags.FlagValues()
     define_flags(values)
@@ -75,11 +77,14 @@ def run_main(main, define_flags):
             "read and write there, or name another folder."
         ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-        raise SystemExit(
+        print(
             "\nerror: another worker was lost, or a remote folder can't be reached "
             f"({_first_line(error)}). Start all workers again with the same --workdir: they go "
-            "on from the newest checkpoint."
-        ) from error
+            "on from the newest checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(Interrupted.START_AGAIN) from error
 
 
 def _first_line(error):

@@ -57,6 +57,12 @@ class Task(abc.ABC):
     def build_model(self) -> keras.Model:
         """A new model, untrained and not compiled."""
 
+    def pretrained_parts(self, model: keras.Model) -> list[tuple[keras.layers.Layer, str | None]]:
+        """The networks of a model that `config.init_from` may give weights, each with the name of
+        its layer that keeps its own, or None. Default: all of the model but its head.
+        """
+        return [(model, "head")]
+
     @abc.abstractmethod
     def loss(self) -> keras.losses.Loss:
         """For `model.compile`."""

@@ -1,4 +1,4 @@
-"""From a config to a trained model in a work directory, resumable at every checkpoint."""
+"""From a config to a trained model in a work directory, resumable from every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import psutil
 
 from mrl_keras.checks import whole_number
 from mrl_keras.data import Sampling
-from mrl_keras.distribution import fit_distributed, is_chief, make_strategy
+from mrl_keras.distribution import (
+    Interrupted,
+    Interruption,
+    fit_distributed,
+    is_chief,
+    make_strategy,
+)
 from mrl_keras.files import write_json
 from recipes.common.finetuning import freeze_parts, load_initial_weights
 from recipes.common.optimizers import optimizer
@@ -89,7 +95,7 @@ def load_trained(run: Run):
     return the_task, model
 
 
-def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto"):
+def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto", callbacks=()):
     """Trains by a config, or goes on where an earlier run in the work directory stopped.
 
     Args:
@@ -97,6 +103,7 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
         workdir: folder of the run.
         strategy_name, tpu: of `mrl_keras.distribution.make_strategy`. Default one device.
         verbose: of `keras.Model.fit`. Default "auto".
+        callbacks: further `keras.callbacks.Callback`s. Default none.
 
     Returns:
         The trained, compiled model.
@@ -104,62 +111,100 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto")
     Raises:
         ValueError: values of the config that are out of range, or a work directory with
             checkpoints of another config.
+        Interrupted: SIGTERM came, and a checkpoint of the last step is written.
     """
     strategy = make_strategy(strategy_name, tpu)
     run, chief = Run(workdir, config), is_chief(strategy)
-    with strategy.scope():
-        the_task = set_up_task(config, run.workdir)
-        model = build_compiled_model(config, the_task)
-        start = run.checkpoints.restore(model)
-        if not start:
-            load_initial_weights(config, model)
-    if chief:
-        write_json(run.path("config.json"), config.to_dict())
-    if start >= config.steps:
-        print(f"{workdir} is trained: {start} steps", flush=True)
-        return model
-    if start:
-        print(f"Going on after step {start}", flush=True)
-
-    logs = "logs" if chief else f"logs_worker{strategy.cluster_resolver.task_id}"
-    options = {
-        "steps_per_epoch": config.checkpoint_every,
-        "initial_epoch": start // config.checkpoint_every,
-        "epochs": config.steps // config.checkpoint_every,
-        "validation_data": the_task.validation_data(config.batch_size),
-        "callbacks": [
-            _Save(run.checkpoints, config.checkpoint_every, chief),
-            _Throughput(config.batch_size),
-            *([_Cost(run)] if chief else []),
-            keras.callbacks.TensorBoard(run.path(logs), write_graph=False),
-        ],
-        "shuffle": False,  # the task shuffles
-        "verbose": verbose if chief else 0,
-    }
-    with the_task.explain_errors():
-        if strategy.num_replicas_in_sync == 1:
-            batches = the_task.train_data(
-                config.batch_size, Sampling(config.seed, start_step=start)
+    with Interruption(strategy) as interruption:
+        with strategy.scope():
+            the_task = set_up_task(config, run.workdir)
+            model = build_compiled_model(config, the_task)
+            start = run.checkpoints.restore(model)
+            if not start:
+                load_initial_weights(the_task, model)
+        if chief:
+            write_json(run.path("config.json"), config.to_dict())
+        if start >= config.steps:
+            print(f"{workdir} is trained: {start} steps", flush=True)
+            return model
+        if start:
+            print(f"Going on after step {start}", flush=True)
+        cost = _Cost(run, chief)
+        save = _Save(run.checkpoints, config.checkpoint_every, chief, interruption, start)
+        logs = "logs" if chief else f"logs_worker{strategy.cluster_resolver.task_id}"
+        options = {
+            "validation_data": the_task.validation_data(config.batch_size),
+            "shuffle": False,  # the task shuffles
+            "verbose": verbose if chief else 0,
+        }
+        try:
+            with the_task.explain_errors():
+                for first, steps, epochs in epochs_from(start, config):
+                    board = keras.callbacks.TensorBoard(run.path(logs), write_graph=False)
+                    _fit(
+                        model, the_task, Sampling(config.seed, start_step=first),
+                        steps_per_epoch=steps,
+                        initial_epoch=first // config.checkpoint_every,
+                        epochs=epochs,
+                        callbacks=[_Throughput(config.batch_size), save, cost, board, *callbacks],
+                        **options,
+                    )  # fmt: skip
+        except Interrupted as stopped:
+            cost.write()
+            print(
+                f"\nStopped by SIGTERM after step {stopped.step}, of which there is a checkpoint. "
+                "The same command goes on from there.",
+                flush=True,
             )
-            model.fit(batches, **options)
-        else:
-
-            def make_batches(rows, shard):
-                return the_task.train_data(rows, Sampling(config.seed, *shard, start))
-
-            fit_distributed(model, make_batches, config.batch_size, **options)
+            raise
     return model
 
 
-class _Save(keras.callbacks.Callback):
-    """Saves a checkpoint after every epoch, which is `checkpoint_every` steps."""
+def epochs_from(start, config):
+    """The calls of `fit` that train from a step to the end: (first step, steps, epochs) of each.
 
-    def __init__(self, checkpoints, every, chief):
+    An epoch is `checkpoint_every` steps. A run that was stopped within one first finishes it.
+    """
+    every = config.checkpoint_every
+    begun = start % every
+    if begun:
+        yield start, every - begun, start // every + 1
+        start += every - begun
+    if start < config.steps:
+        yield start, every, config.steps // every
+
+
+def _fit(model, the_task, sampling, **options):
+    rows = the_task.config.batch_size
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        model.fit(the_task.train_data(rows, sampling), **options)
+        return
+
+    def make_batches(rows, shard):
+        return the_task.train_data(rows, Sampling(sampling.seed, *shard, sampling.start_step))
+
+    fit_distributed(model, make_batches, rows, **options)
+
+
+class _Save(keras.callbacks.Callback):
+    """Saves a checkpoint every so many steps, and before an interruption, which it raises."""
+
+    def __init__(self, checkpoints, every, chief, interruption, start):
         super().__init__()
         self._checkpoints, self._every, self._chief = checkpoints, every, chief
+        self._interruption, self._step = interruption, start
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._checkpoints.save(self.model, (epoch + 1) * self._every, write=self._chief)
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        interrupted = self._interruption.requested()
+        if interrupted or not self._step % self._every:
+            self._checkpoints.save(self.model, self._step, write=self._chief)
+        if interrupted:
+            raise Interrupted(self._step)
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._interruption.requested():  # the epoch's last step is saved
+            raise Interrupted(self._step)
 
 
 class _Throughput(keras.callbacks.Callback):
@@ -188,14 +233,18 @@ class _Cost(keras.callbacks.Callback):
     """Writes cost.json after every epoch: CPU and wall seconds of the process since its start,
     added to those of the processes before it."""
 
-    def __init__(self, run):
+    def __init__(self, run, chief):
         super().__init__()
-        self._run, self._before = run, run.cost()
+        self._run, self._chief, self._before = run, chief, run.cost()
 
     def on_epoch_end(self, epoch, logs=None):
+        self.write()
+
+    def write(self):
         since_start = {
             "cpu_seconds": time.process_time(),
             "wall_seconds": time.time() - psutil.Process().create_time(),
         }
         cost = {key: round(self._before[key] + value, 1) for key, value in since_start.items()}
-        write_json(self._run.path("cost.json"), cost)
+        if self._chief:
+            write_json(self._run.path("cost.json"), cost)

@@ -9,6 +9,8 @@ from recipes.configs import common_defaults
 def defaults():
     """A `ConfigDict` with every key that the task reads."""
     config = common_defaults.defaults("image_text")
+    config.init_from = ""
+    config.unfrozen = ""
 
     config.embedding_width = 128
     config.nesting_dims = ()

@@ -10,6 +10,8 @@ from recipes.configs import common_defaults
 def defaults():
     """A `ConfigDict` with every key that the task reads."""
     config = common_defaults.defaults("masked_lm")
+    config.init_from = ""
+    config.unfrozen = ""
 
     config.head = "mrl_e"
     config.nesting_dims = ()

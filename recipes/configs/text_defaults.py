@@ -9,6 +9,8 @@ from recipes.configs import common_defaults
 def defaults():
     """A `ConfigDict` with every key that the task reads."""
     config = common_defaults.defaults("text_embedding")
+    config.init_from = ""
+    config.unfrozen = ""
 
     config.objective = "ranking"
     config.temperature = 0.05

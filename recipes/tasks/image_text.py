@@ -75,7 +75,7 @@ class Task(task.Task):
             )
         self.source = _made(config.data) if config.data.name == "made" else _tfds(config)
         self.vocabulary = RunVocabulary(
-            workdir, config.vocabulary, config.text.length, self.source.train_texts
+            workdir, config, config.text.length, self.source.train_texts
         )
         self.dims = chosen_dims(config, config.embedding_width)
 
@@ -134,6 +134,11 @@ class Task(task.Task):
         )
         model.temperature = Temperature(model.get_layer("similarity"))
         return model
+
+    def pretrained_parts(self, model):
+        """The text tower's BERT and the image tower, without linear layers after them."""
+        image, text = towers(model)
+        return [(text.get_layer("bert"), None), (image, "image_embedding")]
 
     def loss(self):
         """The Matryoshka loss over the contrastive loss of the whole batch (Eq. 1)."""

@@ -80,7 +80,7 @@ class Task(task.Task):
         self.dims = nesting_dims(config)
         self.sources = None if config.data.name == "made" else _sources(config.data)
         self.vocabulary = RunVocabulary(
-            workdir, config.vocabulary, config.length, self._vocabulary_texts, kept=LITERAL
+            workdir, config, config.length, self._vocabulary_texts, kept=LITERAL
         )
 
     @property
@@ -120,6 +120,10 @@ class Task(task.Task):
             **config.model.to_dict(),
         )
         return masked_lm(bert, self.dims, config.length, config.masked_positions)
+
+    def pretrained_parts(self, model):
+        """BERT; the head's own layers are trained from the start."""
+        return [(model.get_layer("bert"), None)]
 
     def loss(self):
         """The Matryoshka loss over the crossentropy of masked tokens (Eq. 1).

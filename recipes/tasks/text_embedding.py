@@ -67,9 +67,7 @@ class Task(task.Task):
         self.train, self.test = (
             _made_pairs(config.data) if config.data.name == "made" else _tfds(config.data)
         )
-        self.vocabulary = RunVocabulary(
-            workdir, config.vocabulary, config.model.length, self._train_texts
-        )
+        self.vocabulary = RunVocabulary(workdir, config, config.model.length, self._train_texts)
         self.dims = chosen_dims(config, config.embedding_width or config.model.options.hidden_size)
 
     def train_data(self, batch_size, sampling):
@@ -103,6 +101,10 @@ class Task(task.Task):
         pairs = sentence_pairs(embedder, self.dims, self.config.temperature)
         output = pairs.output[OBJECTIVES[self.config.objective]]
         return keras.Model(pairs.input, output, name="sentence_pairs")
+
+    def pretrained_parts(self, model):
+        """BERT, without a linear layer after it."""
+        return [(model.get_layer("embedder").get_layer("bert"), None)]
 
     def loss(self):
         """The Matryoshka loss over the objective's (Eq. 1)."""

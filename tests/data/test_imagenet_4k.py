@@ -4,7 +4,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mrl_keras.data import ImageStreamOptions, class_names, image_set, streamed_batches
-from mrl_keras.data.image.imagenet_4k import choose_images, imagenet_1k_synsets, imagenet_4k
+from mrl_keras.data.image.imagenet_4k import (
+    choose_images,
+    imagenet_1k_synsets,
+    imagenet_4k,
+    imagenet_21k,
+)
 
 COUNTS = {"n00000001": 7, "n00000002": 5, "n00000003": 6, "n01440764": 9, "misc": 9}
 
@@ -56,8 +61,21 @@ def test_builds_a_tfds_set_that_is_found_by_name_and_streams(source, tmp_path):
     images, labels = next(iter(streamed_batches(again, "train", 8, ImageStreamOptions(16))))
     assert images.shape == (8, 16, 16, 3)
     assert sorted(labels.numpy()) == [0] * 4 + [1] * 4
-    with pytest.raises(ValueError, match="holds ImageNet-4K of other classes or sizes"):
+    with pytest.raises(ValueError, match="holds Imagenet4k of other classes or sizes"):
         imagenet_4k(source, str(tmp_path), train=5, query=1)
+
+
+def test_imagenet_21k_trains_on_all_other_images_of_its_classes(source, tmp_path):
+    builder = imagenet_21k(source, str(tmp_path), least=6, query=2)
+    counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    assert counts == {"train": 5 + 4 + 7, "query": 6}
+    assert class_names(image_set("imagenet21k", str(tmp_path))) == (
+        "n00000001", "n00000003", "n01440764"
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="`least` must be .* 3"):
+        imagenet_21k(source, str(tmp_path), least=2, query=2)
+    with pytest.raises(ValueError, match="No class of .*21k0 has 10 images or more; of 4 classes"):
+        imagenet_21k(source, str(tmp_path), least=10, query=2)
 
 
 def test_errors(source, tmp_path):

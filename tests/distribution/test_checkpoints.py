@@ -81,6 +81,7 @@ def test_a_checkpoint_of_another_config_is_refused(saved, tmp_path):
         Checkpoints(saved.directory, other).restore(model)
     with pytest.raises(ValueError, match="steps is 'absent' there and 5 here"):
         Checkpoints(saved.directory, {**CONFIG, "steps": 5}).restore(model)
+    assert Checkpoints(saved.directory, {**CONFIG, "init_from": ""}).restore(model) == 3
 
 
 def test_another_model_is_refused_and_stays_as_it_was(saved):

@@ -27,6 +27,7 @@ from tests.support.recipe_runs import (
     weights,
 )
 
+WITHOUT_DROPOUT = "--config.model.dropout=0.0", "--config.model.attention_dropout=0.0"
 SHORT = *SMALL, *lengths(40, 10)
 
 
@@ -219,6 +220,39 @@ def test_two_workers_equal_one_process(config, steps, tmp_path):
 
 
 @pytest.mark.slow
+def test_masked_lm_on_two_workers_equals_one_process(tmp_path):
+    # Dropout draws other masks on each replica.
+    config = f"--config={RECIPES}/configs/wikitext2_mlm.py:tiny"
+    arguments = *lengths(8, 8), *SGD, "--config.optimizer.clip_norm=0.0", *WITHOUT_DROPOUT
+    run("train.py", config, f"--workdir={tmp_path / 'one'}", "--evaluate=False", *arguments)
+    for process in workers(config, tmp_path / "two", *arguments):
+        code, output = finish(process)
+        assert code == 0, output[-3000:]
+    assert_weights(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_sigterm_at_one_worker_stops_both_after_the_same_step(tmp_path):
+    arguments = *lengths(400, 40), *SGD
+    both = workers(VIT, tmp_path / "stopped", *arguments)
+    wait_for_checkpoint(tmp_path / "stopped", both)
+    both[1].terminate()
+    stopped = set()
+    for process in both:
+        code, output = finish(process, timeout=120)
+        assert code == 75, output[-3000:]
+        stopped.add(int(re.search(r"Stopped by SIGTERM after step (\d+)", output)[1]))
+    (step,) = stopped
+    assert (tmp_path / "stopped" / "checkpoints" / f"step-{step:09d}.npz").exists()
+    for folder, goes_on in (("stopped", True), ("whole", False)):
+        for process in workers(VIT, tmp_path / folder, *arguments):
+            code, output = finish(process)
+            assert code == 0, output[-3000:]
+            assert (f"Going on after step {step}" in output) == goes_on
+    assert_weights(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+@pytest.mark.slow
 def test_a_lost_worker_stops_the_other_and_a_restart_goes_on_bit_for_bit(tmp_path):
     arguments = *lengths(200, 20), *SGD
     both = workers(VIT, tmp_path / "lost", *arguments)
@@ -227,7 +261,7 @@ def test_a_lost_worker_stops_the_other_and_a_restart_goes_on_bit_for_bit(tmp_pat
     since = time.monotonic()
     code, output = finish(both[0], timeout=90)
     assert time.monotonic() - since < 60
-    assert code != 0
+    assert code == 75
     assert "another worker was lost" in output, output[-3000:]
     finish(both[1])
     for folder, goes_on in (("lost", True), ("whole", False)):

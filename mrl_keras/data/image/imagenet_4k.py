@@ -1,4 +1,4 @@
-"""ImageNet-4K, the paper's retrieval set, built from a local folder of ImageNet-21K."""
+"""Sets built from a local folder of ImageNet-21K: itself, and ImageNet-4K, for retrieval."""
 
 from __future__ import annotations
 
@@ -42,27 +42,52 @@ def imagenet_4k(source, data_dir=None, excluded=None, train=1000, query=50):
 
     Source: arXiv 2205.13147, Section 4.3 and Appendix B (ImageNet-4K).
     """
-    chosen = choose_images(source, excluded, train, query)
-    builder = _builder_class()(chosen=chosen, data_dir=data_dir)
+    return _prepared("Imagenet4k", choose_images(source, excluded, train, query), data_dir)
+
+
+def imagenet_21k(source, data_dir=None, least=500, query=50):
+    """Builds ImageNet-21K without its rare classes, a stand-in for private sets such as JFT-300M.
+
+    Of each class with at least `least` images, `query` images, chosen as by `imagenet_4k`, are
+    held out, and all others train. Found by `tfds.load("imagenet21k", data_dir=data_dir)`.
+
+    Args:
+        source, data_dir: see `imagenet_4k`.
+        least: int, images of a class. Default 500.
+        query: int, held-out images of a class, below `least`; the split "query". Default 50.
+
+    Returns, Raises:
+        As `imagenet_4k`.
+
+    Source: arXiv 2104.10972, Section 3.1 (which classes, how many are held out).
+    """
+    least = whole_number(least, "`least`", whole_number(query, "`query`") + 1)
+    chosen = choose_images(source, (), least - query, query, surplus=True)
+    return _prepared("Imagenet21k", chosen, data_dir)
+
+
+def _prepared(name, chosen, data_dir):
+    builder = _builder_class(name)(chosen=chosen, data_dir=data_dir)
     if builder.is_prepared():
         there = import_tfds().builder_from_directory(builder.data_dir).info
-        sizes = {split: len(chosen) * n for split, n in (("train", train), ("query", query))}
+        sizes = {s: sum(len(c[s]) for c in chosen.values()) for s in ("train", "query")}
         if there.features["label"].names != list(chosen) or sizes != {
             name: split.num_examples for name, split in there.splits.items()
         }:
             raise ValueError(
-                f"{builder.data_dir} holds ImageNet-4K of other classes or sizes. Remove it, or "
+                f"{builder.data_dir} holds {name} of other classes or sizes. Remove it, or "
                 "give another `data_dir`."
             )
     builder.download_and_prepare()
     return builder
 
 
-def choose_images(source, excluded=None, train=1000, query=50):
+def choose_images(source, excluded=None, train=1000, query=50, surplus=False):
     """The paper's rule: which images of which classes.
 
     Args:
         source, excluded, train, query: see `imagenet_4k`.
+        surplus: bool, whether a class's images beyond `train` + `query` train too. Default False.
 
     Returns:
         dict from the synsets, ascending, to {"train": paths, "query": paths}.
@@ -93,10 +118,12 @@ def choose_images(source, excluded=None, train=1000, query=50):
                 "train": images[:train],
                 "query": images[train : train + query],
             }
+            if surplus:
+                chosen[folder.name]["train"] += images[train + query :]
     if not chosen:
         raise ValueError(
-            f"No class of {source} outside ImageNet-1K has {train + query} images or more; of "
-            f"{len(folders)} classes the largest has {largest}."
+            f"No class of {source}{' outside ImageNet-1K' * (excluded is None)} has "
+            f"{train + query} images or more; of {len(folders)} classes the largest has {largest}."
         )
     return chosen
 
@@ -120,11 +147,11 @@ def _checked_jpeg(file):
 
 
 @functools.cache
-def _builder_class():
+def _builder_class(name):
     tfds = import_tfds()
 
-    class Imagenet4k(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Classes of ImageNet-21K outside ImageNet-1K with many images, for retrieval."""
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Classes of ImageNet-21K with many images."""
 
         VERSION = tfds.core.Version("1.0.0")
 
@@ -156,4 +183,4 @@ def _builder_class():
                     image = _checked_jpeg(file)
                     yield name, {"image": image, "label": synset, "file_name": name}
 
-    return Imagenet4k
+    return type(name, (Builder,), {"__doc__": Builder.__doc__}, skip_registration=True)
