@@ -7,16 +7,25 @@ def gather_rows(values):
     """The rows of all replicas, in the order of the replicas, with their gradient.
 
     Args:
-        values: floating tensor (rows, ...), with equally many rows on every replica.
+        values: floating tensor (rows, ...); replicas may differ in rows that are not static.
 
     Returns:
-        Tensor (replicas * rows, ...); `values` itself on one replica.
+        Tensor (rows of all replicas, ...); `values` itself on one replica.
     """
     if keras.backend.backend() != "tensorflow" or isinstance(values, keras.KerasTensor):
         return values
     from mrl_keras.distribution.replicas import gather
 
     return gather(values)
+
+
+def first_row(rows):
+    """Where this replica's `rows` begin in the batch of all replicas; 0 on one."""
+    if keras.backend.backend() != "tensorflow":
+        return 0
+    from mrl_keras.distribution.replicas import first_row
+
+    return first_row(rows)
 
 
 def replica_position():

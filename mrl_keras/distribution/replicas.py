@@ -19,6 +19,26 @@ def replica_position():
     return context.replica_id_in_sync_group, context.num_replicas_in_sync
 
 
+def first_row(rows):
+    """Where this replica's rows begin in the batch of all replicas: 0 on one.
+
+    Args:
+        rows: this replica's number of rows: an int, which is then that of every replica, or an
+            int32 scalar tensor, which may differ between them.
+    """
+    index, replicas = replica_position()
+    if replicas == 1 or isinstance(rows, int):
+        return index * rows
+    return tf.cumsum(_rows_of_all(rows, index, replicas), exclusive=True)[index]
+
+
+def _rows_of_all(rows, index, replicas):
+    """int32 (replicas,): how many rows each replica has."""
+    mine = tf.one_hot(index, replicas) * tf.cast(rows, tf.float32)
+    counts = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine)
+    return tf.cast(counts, tf.int32)
+
+
 def gather(values):
     """The rows of all replicas, in the order of the replicas, with their gradient.
 
@@ -27,13 +47,13 @@ def gather(values):
     gradients from all replicas' losses, as if one replica held the batch. Outside of
     `strategy.run`, or with one replica, the result is `values`.
 
-    Every replica must have equally many rows.
+    Where the number of rows is not static, as in a last batch, replicas may have different ones.
 
     Args:
         values: floating tensor (rows, ...).
 
     Returns:
-        Tensor (replicas * rows, ...).
+        Tensor (rows of all replicas, ...).
 
     Example:
 
@@ -48,9 +68,16 @@ def gather(values):
         return values
     # Each replica puts its rows into zeros, and the sum is the gathered batch: TensorFlow
     # differentiates this sum over replicas rightly, and its shape is static where the rows' is.
-    mine = tf.one_hot(index, replicas, dtype=values.dtype)
-    mine = tf.reshape(mine, [replicas] + [1] * values.shape.rank)
-    spread = tf.reshape(mine * values[None], tf.concat([[-1], tf.shape(values)[1:]], 0))
-    rows = values.shape[0]
-    spread.set_shape([replicas * rows if rows is not None else None, *values.shape[1:]])
+    if values.shape[0] is None:
+        rows = tf.shape(values)[0]
+        counts = _rows_of_all(rows, index, replicas)
+        start = tf.cumsum(counts, exclusive=True)[index]
+        around = [start, tf.reduce_sum(counts) - start - rows]
+        spread = tf.pad(values, [around] + [[0, 0]] * (values.shape.rank - 1))
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, spread)
+    mine = tf.reshape(tf.range(replicas) == index, [replicas] + [1] * values.shape.rank)
+    # Not a product: a value may be infinite, as the logsumexp of a replica without rows.
+    spread = tf.where(mine, values[None], tf.zeros([], values.dtype))
+    spread = tf.reshape(spread, tf.concat([[-1], tf.shape(values)[1:]], 0))
+    spread.set_shape([replicas * values.shape[0], *values.shape[1:]])
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, spread)

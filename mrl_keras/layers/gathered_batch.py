@@ -19,10 +19,10 @@ class GatheredBatch(keras.layers.Layer):
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
-        (rows, d), with equally many rows on every replica.
+        (rows, d). Where the number of rows is not static, replicas may have different ones.
 
     Output shape:
-        (replicas * rows, d).
+        (rows of all replicas, d).
 
     Example:
 

@@ -5,7 +5,7 @@ from keras import ops
 
 from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register, register_as
-from mrl_keras.replicas import gather_rows, replica_position
+from mrl_keras.replicas import first_row, gather_rows, replica_position
 
 # Exponentials are taken of logits - shift <= 50, and used where every sum lies within
 # e^-57 and e^57 (about 1e-25 and 1e25): far from where float32 exponentials overflow
@@ -122,8 +122,8 @@ def gathered_symmetric_contrastive(y_pred):
     logits of the others.
 
     Args:
-        y_pred: logits (rows, replicas * rows), this replica's queries against the documents of
-            all, in the order of the replicas. Computed in float32 at least.
+        y_pred: logits (rows, rows of all replicas), this replica's queries against the documents
+            of all, in the order of the replicas. Computed in float32 at least.
 
     Returns:
         Tensor (rows,), float32 or float64.
@@ -141,14 +141,14 @@ def gathered_symmetric_contrastive(y_pred):
     Source: arXiv 2102.05918, Section 4.1: ALIGN's negatives come from the batches of all cores.
     """
     logits = _wide(y_pred)
-    index, replicas = replica_position()
+    replicas = replica_position()[1]
     _check_gathered(logits.shape, replicas)
     if replicas == 1 and logits.shape[0] == 0:
         return ops.sum(logits, axis=1)
     rows = ops.shape(logits)[0]
     sums = row_and_column_logsumexp(logits)
     parts = gather_rows(ops.expand_dims(sums[rows:], 0))
-    own = ops.arange(rows) + index * rows
+    own = ops.arange(rows) + first_row(rows)
     return _crossentropies(logits, own, sums[:rows], ops.logsumexp(parts, axis=0))
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from mrl_keras.registry import register
-from mrl_keras.replicas import replica_position
+from mrl_keras.replicas import first_row
 
 
 @register
@@ -17,7 +17,7 @@ class InBatchAccuracy(keras.metrics.MeanMetricWrapper):
 
     Call arguments:
         y_true: not read; anything that has a row for each query.
-        y_pred: logits (rows, replicas * rows), as for `SymmetricContrastive("gathered")`.
+        y_pred: logits (rows, rows of all replicas), as for `SymmetricContrastive("gathered")`.
 
     Example:
 
@@ -31,17 +31,18 @@ class InBatchAccuracy(keras.metrics.MeanMetricWrapper):
     """
 
     def __init__(self, name="in_batch_top1", dtype=None):
-        super().__init__(_own_is_nearest, name=name, dtype=dtype)
+        super().__init__(own_is_nearest, name=name, dtype=dtype)
         self._direction = "up"
 
     def get_config(self):
         return {"name": self.name, "dtype": self.dtype}
 
 
-def _own_is_nearest(y_true, y_pred):
+def own_is_nearest(y_true, y_pred):
+    """Whether each row's own column is the largest; see `InBatchAccuracy`."""
     y_pred = ops.convert_to_tensor(y_pred)
     rows = ops.shape(y_pred)[0]
-    own = ops.arange(rows, dtype="int32") + replica_position()[0] * rows
+    own = ops.arange(rows, dtype="int32") + first_row(rows)
     if y_pred.shape[1] in (None, 0):  # no column may be there, and the largest of none is no place
         y_pred = ops.pad(y_pred, ((0, 0), (0, 1)), constant_values=-float("inf"))
     return ops.equal(ops.argmax(y_pred, axis=1), ops.cast(own, "int32"))

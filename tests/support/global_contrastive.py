@@ -4,8 +4,16 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from mrl_keras import InBatchAccuracy, MatryoshkaLoss, SymmetricContrastive, per_prefix
+from mrl_keras import (
+    GatheredBatch,
+    InBatchAccuracy,
+    MatryoshkaLoss,
+    SymmetricContrastive,
+    per_prefix,
+)
+from mrl_keras.metrics.in_batch_accuracy import own_is_nearest
 from mrl_keras.models import dual_encoder
 from tests.support.replica_runs import save_runs
 
@@ -38,9 +46,48 @@ def pairs():
     return {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
 
 
+def uneven_batches(strategy):
+    """What pairs of an uneven batch give each, and whether uneven last batches are trained on."""
+    results = {}
+    for first in (3, 5):  # the other replica has 2 rows, or none
+        queries, documents = np.random.default_rng(0).standard_normal((2, 5, 8)).astype("float32")
+        parts = (
+            [slice(0, first), slice(first, 5)] if strategy.num_replicas_in_sync == 2 else [slice(5)]
+        )
+
+        def step(queries, documents):
+            # As from `fit`: the number of rows is not static.
+            ends = [tf.raw_ops.PlaceholderWithDefault(input=x, shape=(None, 8))
+                    for x in (queries, documents)]  # fmt: skip
+            logits = tf.matmul(ends[0], GatheredBatch()(ends[1]), transpose_b=True)
+            zeros, loss = ends[0][:, 0], SymmetricContrastive("gathered", reduction=None)
+            return loss(zeros, logits), own_is_nearest(zeros, logits)
+
+        given = (
+            strategy.experimental_distribute_values_from_function(
+                lambda context, q=queries, d=documents, p=parts: tuple(
+                    tf.constant(x[p[context.replica_id_in_sync_group]]) for x in (q, d)
+                )
+            )
+            if len(parts) == 2
+            else (queries, documents)
+        )
+        found = tf.function(lambda g=given, s=step: strategy.run(s, args=g))()
+        for name, values in zip(("loss", "top1"), found, strict=True):
+            values = strategy.experimental_local_results(values)
+            results[f"uneven/{first}/{name}"] = np.concatenate([np.asarray(v) for v in values])
+    for rows in (7, 5):  # batches of 4: the last has 3 rows, or 1
+        with strategy.scope():
+            model = made_model(False)
+        data = {name: values[:rows] for name, values in pairs().items()}
+        loss = model.fit(data, np.zeros(rows), 4, shuffle=False, verbose=0).history["loss"][0]
+        results[f"finite/{rows}"] = np.isfinite(loss)
+    return results
+
+
 def trained(strategy):
     """Histories and final weights of training under a strategy, a dict of arrays."""
-    results = {}
+    results = uneven_batches(strategy)
     for own in (False, True):
         with strategy.scope():
             model = made_model(own)
