@@ -37,6 +37,22 @@ def test_contracts(backend):
     assert " passed" in output
 
 
+def test_tensors_that_carry_gradients_are_evaluated_and_indexed(backend):
+    code = """if True:
+        import keras, numpy as np
+        from mrl_keras.evaluation import EvaluationPass, NearestNeighboursEvaluator, evaluate
+        from mrl_keras.retrieval import NestedIndex, SearchPlan
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, "tanh")])
+        rows, labels = np.eye(4, dtype="float32"), np.arange(4)
+        index = NestedIndex.build(model(rows), [2, 4])
+        print(index.search(model(rows), SearchPlan((4,), k=1)).indices[:, 0].tolist())
+        batches = [(rows, keras.ops.convert_to_tensor(labels))]
+        source = EvaluationPass.of_embeddings(model, batches, [2, 4], train=batches)
+        print(dict(evaluate(source, [NearestNeighboursEvaluator()]))["top1/1nn/4"])
+    """
+    assert run(backend, "-W", "ignore", "-c", code).split("\n")[:2] == ["[0, 1, 2, 3]", "1.0"]
+
+
 def test_importing_the_package_does_not_import_tensorflow(backend):
     code = (
         "import sys, keras, mrl_keras; print(keras.backend.backend(), 'tensorflow' in sys.modules)"

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from mrl_keras.nesting import NestingDims
+from mrl_keras.retrieval.arrays import as_array
 
 _HEAD_ROWS = 4096
 
@@ -186,7 +187,7 @@ class EvaluationPass:
         def get(name):
             if name not in found:
                 (compute,) = (part for part_names, part in self.parts.items() if name in part_names)
-                found.update({key: np.asarray(value) for key, value in compute(get).items()})
+                found.update({key: as_array(value) for key, value in compute(get).items()})
             return found[name]
 
         return Outputs(self.dims, {name: get(name) for name in names}, self.interpolated)
@@ -328,10 +329,10 @@ def collect(
     """
     found, labels, named = {}, [], False
     for inputs, label in batches:
-        given, label = function(inputs), np.asarray(label)
+        given, label = function(inputs), as_array(label)
         named = isinstance(given, Mapping)
         for name, output in (given if named else {None: given}).items():
-            output = np.asarray(output)
+            output = as_array(output)
             if label.ndim != 1 or output.shape[:1] != label.shape:
                 raise ValueError(
                     "The function must give one row for each label of a batch. Received outputs "
@@ -366,4 +367,4 @@ def _collected(embed, batches, prefix):
 def _in_blocks(function, rows):
     """`function` of some rows at a time, so that wide outputs of many rows need no second copy."""
     starts = range(0, len(rows), _HEAD_ROWS)
-    return np.concatenate([np.asarray(function(rows[i : i + _HEAD_ROWS])) for i in starts])
+    return np.concatenate([as_array(function(rows[i : i + _HEAD_ROWS])) for i in starts])

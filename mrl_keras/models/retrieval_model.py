@@ -218,6 +218,8 @@ class _Inputs:
     """Raw inputs as a flat list of arrays with one common batch axis."""
 
     def __init__(self, inputs):
+        if isinstance(inputs, (list, tuple)) and all(isinstance(x, (str, bytes)) for x in inputs):
+            inputs = np.array(inputs, object)  # a batch of texts, not a structure of them
         self.tables = [_as_array(part) for part in keras.tree.flatten(inputs)]
         self._structure = keras.tree.map_structure(lambda part: 0, inputs)
         lengths = {len(table) if table.ndim else None for table in self.tables}

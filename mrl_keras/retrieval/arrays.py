@@ -13,6 +13,15 @@ PAD_INDEX = -1
 METRICS = ("cosine", "dot")
 
 
+def as_array(values) -> np.ndarray:
+    """`values` as an array, also a torch tensor that carries a gradient or lies on a device."""
+    if isinstance(values, np.ndarray):
+        return values
+    if hasattr(values, "detach"):  # torch's, without importing torch
+        values = values.detach().cpu()
+    return np.asarray(values)
+
+
 def check_metric(metric: str) -> str:
     """`metric` itself if it is "cosine" or "dot"."""
     if metric not in METRICS:
@@ -25,7 +34,7 @@ def check_metric(metric: str) -> str:
 
 def check_matrix(values, what: str, width: int | None = None):
     """`values` as a matrix of real numbers (rows, dims), neither copied nor cast."""
-    matrix = values if isinstance(values, np.ndarray) else np.asarray(values)
+    matrix = as_array(values)
     if matrix.ndim != 2:
         raise ValueError(f"{what} must have the shape (rows, dims). Received {matrix.shape}.")
     if matrix.dtype.kind not in "fiu" and matrix.dtype.name != "bfloat16":
@@ -40,7 +49,7 @@ def check_matrix(values, what: str, width: int | None = None):
 
 def check_queries(values, width: int) -> np.ndarray:
     """Queries as C-ordered float32 (queries, width); a single vector is refused with advice."""
-    matrix = values if isinstance(values, np.ndarray) else np.asarray(values)
+    matrix = as_array(values)
     if matrix.ndim == 1 and matrix.shape[0] == width:
         raise ValueError(
             f"`queries` must have the shape (queries, {width}). Received the single vector "

@@ -22,6 +22,8 @@ def test_two_replicas_train_as_one(tmp_path):
     """Weights, loss and accuracy after eight steps, negatives from both replicas."""
     found = run_replicas("global_contrastive", tmp_path / "found.npz")
     assert {"False/loss", "True/in_batch_top1_d4", "False/loss_d8"} <= found.keys()
+    assert {"uneven/3/loss", "uneven/5/loss", "uneven/5/top1"} <= found.keys()
+    assert found["finite/7"] == found["finite/5"] == (True, True)
     losses, _ = found["False/loss"]
     assert losses[-1] < losses[0] - 0.1
     for name, (one, two) in found.items():

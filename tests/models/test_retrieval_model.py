@@ -113,6 +113,17 @@ def test_an_empty_batch_and_bad_rows(model):
     np.testing.assert_array_equal(found.ids[others], expected.ids[others])
 
 
+@pytest.mark.parametrize("many", [list, tuple])
+def test_a_list_of_texts_is_a_batch(many):
+    words = [f"w{n}" for n in range(8)]
+    text = keras.Input((), name="text", dtype="string")
+    places = keras.layers.StringLookup(vocabulary=words, num_oov_indices=0, output_mode="one_hot")
+    encoder = keras.Model(text, places(text))
+    model = RetrievalModel(encoder, NestedIndex.build(np.eye(8), [8]), SearchPlan((8,), k=1))
+    assert model.retrieve(many(words)).ids[:, 0].tolist() == list(range(8))
+    assert model.embed(many([b"w3", "w1"])).argmax(axis=1).tolist() == [3, 1]
+
+
 class TestStructures:
     """Text and numbers together, as Keras models take them: a dict, or a list in order."""
 

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
 from mrl_keras.files import as_path
-from mrl_keras.retrieval.arrays import check_queries
+from mrl_keras.retrieval.arrays import as_array, check_queries
 from mrl_keras.retrieval.bulk.fingerprints import RowDigest, index_fingerprint, plan_fingerprint
 from mrl_keras.retrieval.bulk.folder import BulkFolder, load_bulk_search
 from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
@@ -194,7 +194,7 @@ class _Reader:
 
 def _query_source(queries, width, chunk_queries):
     if isinstance(queries, np.ndarray) or hasattr(queries, "__array__"):
-        matrix = queries if isinstance(queries, np.ndarray) else np.asarray(queries)
+        matrix = as_array(queries)
         # The shape of a vector is refused with advice; of a matrix, one row tells the rest.
         check_queries(matrix[:1] if matrix.ndim == 2 else matrix, width)
         return QuerySource(_slices(matrix, width, chunk_queries), _first, len(matrix))
