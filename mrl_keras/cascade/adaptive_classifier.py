@@ -117,14 +117,15 @@ class AdaptiveClassifier(HoldsModelLayer, keras.layers.Layer):
             if place == last:
                 done.append((rows, best, probability, tf.fill(tf.shape(rows), dim)))
                 break
-            sure = tf.cast(probability, tf.float64) > self.policy.thresholds[place]
+            sure = probability > _as_float32(self.policy.thresholds[place])
             leaving = [tf.boolean_mask(part, sure) for part in (rows, best, probability)]
             done.append((*leaving, tf.fill(tf.shape(leaving[0]), dim)))
             going_on = tf.where(~sure)[:, 0]
             rows = tf.gather(rows, going_on)
             logits = tf.gather(logits, going_on) if self.classifier.efficient else None
         order, *answers = (tf.concat(parts, axis=0) for parts in zip(*done, strict=True))
-        back = tf.math.invert_permutation(order)
+        # The inverse permutation, by an op that LiteRT has.
+        back = tf.scatter_nd(order[:, None], tf.range(tf.size(order)), tf.shape(order))
         names = ("class", "probability", "dim")
         answer = {n: tf.gather(part, back) for n, part in zip(names, answers, strict=True)}
         return answer, tf.stack(counts)
@@ -156,6 +157,15 @@ class AdaptiveClassifier(HoldsModelLayer, keras.layers.Layer):
         return cls._revive(
             deserialize_argument(config, "classifier", keras.saving.deserialize_keras_object)
         )
+
+
+def _as_float32(threshold):
+    """The largest float32 up to `threshold`: float32 values are above both or above neither.
+
+    LiteRT compares no float64.
+    """
+    rounded = np.float32(threshold)
+    return rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-1))
 
 
 def _confidence(logits, temperature):
