@@ -4,6 +4,7 @@ No other part of the package depends on the number of replicas.
 """
 
 from mrl_keras.distribution.checkpoints import Checkpoints
+from mrl_keras.distribution.clipping import clip_over_replicas
 from mrl_keras.distribution.fit import fit_distributed
 from mrl_keras.distribution.interruption import Interrupted, Interruption
 from mrl_keras.distribution.replicas import gather
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoints",
     "Interrupted",
     "Interruption",
+    "clip_over_replicas",
     "fit_distributed",
     "gather",
     "is_chief",

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from mrl_keras.checks import whole_number
+from mrl_keras.distribution import clip_over_replicas
 
 SCHEDULES = ("constant", "linear", "cosine", "triangular")
 START_OF_TRIANGLE = 1e-4
@@ -159,6 +160,11 @@ def optimizer(config, variables):
     accumulation = whole_number(config.gradient_accumulation, "`gradient_accumulation`")
     if accumulation > 1:
         options["gradient_accumulation_steps"] = accumulation
+    made = _made(name, schedule, decay, options, variables)
+    return clip_over_replicas(made) if clip else made
+
+
+def _made(name, schedule, decay, options, variables):
     if name == "sgd":
         return MomentumSGD(schedule, l2=decay, **options)
     if name == "adafactor":

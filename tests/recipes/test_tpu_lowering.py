@@ -42,6 +42,15 @@ def test_a_recipe_lowers_and_strings_do_not(capsys):
     assert "32/32   dots in bf16, no f64" in lines[3]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wikitext2_mlm", "cifar10_finetune", "resnet50_finetune"])
+def test_full_sizes_lower(name, capsys):
+    # bert_base_mlm takes minutes, and 5 GB: the script's own command has it.
+    run("--configs", name, "--sizes", "full", "--platform", "CPU")
+    parts = [line.split()[:4] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert parts == [[name, "full", part, "ok"] for part in ("forward", "gradients")]
+
+
 def test_full_size_keeps_model_and_batch():
     config = tpu_lowering.sized_config("resnet50_imagenet", "full", "mixed_bfloat16")
     assert (config.batch_size, tuple(config.data.made_shape)) == (512, (192, 192, 3))
