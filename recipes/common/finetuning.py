@@ -104,7 +104,8 @@ def _imagenet_weights(config, model):
     if not name.startswith("applications:"):
         raise ValueError(
             "`init_from` 'imagenet' is for the backbones of image classification that are of "
-            "keras.applications, such as 'applications:ResNet50'. Received the backbone {name!r}."
+            "keras.applications, such as 'applications:ResNet50'. Received the backbone "
+            f"{name!r}."
         )
     options = {**config.model.options, "weights": "imagenet"}
     return image_backbone(name, model.input_shape[1:], **options).variables

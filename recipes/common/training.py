@@ -132,23 +132,11 @@ def train(config, workdir, strategy_name="one_device", tpu=None, verbose="auto",
         cost = _Cost(run, chief)
         save = _Save(run.checkpoints, config.checkpoint_every, chief, interruption, start)
         logs = "logs" if chief else f"logs_worker{strategy.cluster_resolver.task_id}"
-        options = {
-            "validation_data": the_task.validation_data(config.batch_size),
-            "shuffle": False,  # the task shuffles
-            "verbose": verbose if chief else 0,
-        }
+        verbose = verbose if chief else 0
+        watching = [_Throughput(config.batch_size), save, cost, *callbacks]
         try:
             with the_task.explain_errors():
-                for first, steps, epochs in epochs_from(start, config):
-                    board = keras.callbacks.TensorBoard(run.path(logs), write_graph=False)
-                    _fit(
-                        model, the_task, Sampling(config.seed, start_step=first),
-                        steps_per_epoch=steps,
-                        initial_epoch=first // config.checkpoint_every,
-                        epochs=epochs,
-                        callbacks=[_Throughput(config.batch_size), save, cost, board, *callbacks],
-                        **options,
-                    )  # fmt: skip
+                _fit_from(start, model, the_task, run.path(logs), watching, verbose)
         except Interrupted as stopped:
             cost.write()
             print(
@@ -174,16 +162,29 @@ def epochs_from(start, config):
         yield start, every, config.steps // every
 
 
-def _fit(model, the_task, sampling, **options):
-    rows = the_task.config.batch_size
-    if model.distribute_strategy.num_replicas_in_sync == 1:
-        model.fit(the_task.train_data(rows, sampling), **options)
-        return
+def _fit_from(start, model, the_task, logs, callbacks, verbose):
+    """`fit` from a step to the config's last one, on as many replicas as the model has."""
+    config = the_task.config
+    options = {
+        "validation_data": the_task.validation_data(config.batch_size),
+        "shuffle": False,  # the task shuffles
+        "verbose": verbose,
+    }
+    for first, steps, epochs in epochs_from(start, config):
 
-    def make_batches(rows, shard):
-        return the_task.train_data(rows, Sampling(sampling.seed, *shard, sampling.start_step))
+        def make_batches(rows, shard, first=first):
+            return the_task.train_data(rows, Sampling(config.seed, *shard, first))
 
-    fit_distributed(model, make_batches, rows, **options)
+        options |= {
+            "steps_per_epoch": steps,
+            "initial_epoch": first // config.checkpoint_every,
+            "epochs": epochs,
+            "callbacks": [*callbacks, keras.callbacks.TensorBoard(logs, write_graph=False)],
+        }
+        if model.distribute_strategy.num_replicas_in_sync == 1:
+            model.fit(make_batches(config.batch_size, (0, 1)), **options)
+        else:
+            fit_distributed(model, make_batches, config.batch_size, **options)
 
 
 class _Save(keras.callbacks.Callback):

@@ -45,7 +45,7 @@ def test_a_recipe_lowers_and_strings_do_not(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wikitext2_mlm", "cifar10_finetune", "resnet50_finetune"])
 def test_full_sizes_lower(name, capsys):
-    # bert_base_mlm takes minutes, and 5 GB: the script's own command has it.
+    # bert_base_mlm takes minutes: the script's own command has it.
     run("--configs", name, "--sizes", "full", "--platform", "CPU")
     parts = [line.split()[:4] for line in capsys.readouterr().out.splitlines()[2:]]
     assert parts == [[name, "full", part, "ok"] for part in ("forward", "gradients")]
