@@ -165,7 +165,7 @@ def _as_float32(threshold):
     LiteRT compares no float64.
     """
     rounded = np.float32(threshold)
-    return rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-1))
+    return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-1))
 
 
 def _confidence(logits, temperature):

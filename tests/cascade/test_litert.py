@@ -11,9 +11,10 @@ from mrl_keras.cascade.adaptive_classifier import _as_float32
 
 
 def test_a_threshold_in_float32_decides_as_the_float64_one():
-    for threshold in [*np.random.default_rng(0).random(500), 0.0, 0.5, 1.0, 0.1]:
+    values = np.random.default_rng(0).random(500).tolist()
+    for threshold in [*values, 0.0, 0.5, 1.0, 0.1, float(np.nextafter(0.5, 0))]:
         rounded = _as_float32(threshold)
-        assert rounded <= threshold < np.nextafter(rounded, np.float32(2))
+        assert float(rounded) <= threshold < float(np.nextafter(rounded, np.float32(2)))
 
 
 @pytest.mark.slow

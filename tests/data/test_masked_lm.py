@@ -113,6 +113,7 @@ class TestBatches:
             firsts.append(batch["masked_lm_positions"][order])
         assert (firsts[0] != firsts[1]).any()
 
+    @pytest.mark.slow
     def test_workers_share_the_batch_of_one(self):
         whole = take(batches(batch_size=6, start_step=2), 3)
         shards = [take(batches(batch_size=2, shard=(i, 3), start_step=2), 3) for i in range(3)]
@@ -169,6 +170,7 @@ def test_refusals(call, text):
         call()
 
 
+@pytest.mark.slow
 def test_special_ids_elsewhere_give_the_same_masks():
     """The vocabulary in another order: the same batches, with the other ids."""
     other = np.random.default_rng(3).permutation(VOCABULARY).astype("int32")

@@ -111,6 +111,7 @@ def test_workers_read_different_documents(sources):
     assert names[0].isdisjoint(names[1])
 
 
+@pytest.mark.slow
 def test_masked_batches_of_a_stream(sources):
     wordpiece = Wordpiece([*SPECIAL_PIECES, *WORDS], length=16)
     inputs, labels, weights = next(iter(masked_lm_stream(stream(sources[:1]), wordpiece, 2)))

@@ -160,6 +160,7 @@ def test_positions():
 
 
 @pytest.mark.parametrize("jit_compile", contracts.JIT_COMPILE)
+@pytest.mark.slow
 def test_one_step_trains_as_with_all_logits_alive(jit_compile):
     """The tied table gets the same gradient, from its rows as inputs and as classifier."""
     *inputs, labels = tokens_positions_labels()

@@ -332,6 +332,7 @@ def test_losses_of_earlier_files_load(name, config, wanted):
     assert found.get_config() == wanted.get_config()
 
 
+@pytest.mark.slow
 def test_pairs_are_trained_without_labels():
     inputs = [keras.Input((4,)) for _ in range(2)]
     model = keras.Model(inputs, MatryoshkaSimilarity([2, 4], learnable_temperature=True)(inputs))

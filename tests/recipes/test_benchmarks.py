@@ -78,6 +78,7 @@ def test_masked_lm(tmp_path, no_processes):
     assert [row["system"] for row in rows if row["memory_ratio"]] == ["full", "full"]
 
 
+@pytest.mark.slow
 def test_cascade(tmp_path):
     rows = run_tiny("cascade", tmp_path, "--leaving=0.5")
     assert {(row["head"], row["system"]) for row in rows} == {

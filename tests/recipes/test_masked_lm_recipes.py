@@ -55,6 +55,7 @@ def test_a_compiled_step_trains_every_weight(trained):
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_masked_tokens_are_measured_at_every_prefix(trained):
     task, model, *_ = trained
     values = dict(task.evaluate(model))

@@ -92,13 +92,6 @@ def test_evaluate_reads_the_work_directory(uninterrupted):
     assert (folder / "results.csv").read_text() == before
 
 
-def test_export_reads_the_work_directory(uninterrupted, tmp_path):
-    folder, _ = uninterrupted
-    output = run_here("export.py", f"--workdir={folder}", f"--output={tmp_path}")
-    assert f"Exported {tmp_path}/1" in output
-    assert (tmp_path / "1" / "saved_model.pb").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -2,17 +2,19 @@
 
 Counted: the test's call and the set-up of its function-scoped fixtures. Fixtures of a wider scope
 are shared, so their set-up is not counted. On a busy machine wall time says how busy the machine
-is; CPU time counts each thread of a process on its own. So the guard takes the lesser of wall time
-and CPU time, where CPU time is that of this process (`time.process_time`) and of the child
-processes that it has waited for (`RUSAGE_CHILDREN`).
+is, and CPU time adds up threads that would run side by side. So the guard takes what the test would
+have taken at the least, alone on this machine: the lesser of wall time, and of the larger of the
+main thread's CPU time and an equal share for each core of all CPU time, that of this process
+(`time.process_time`) and of the child processes that it has waited for (`RUSAGE_CHILDREN`).
 """
 
+import os
 import resource
 import time
 
 import pytest
 
-SPENT = pytest.StashKey()
+SPENT, NOTHING = pytest.StashKey(), (0.0, 0.0, 0.0)
 
 
 def pytest_addoption(parser):
@@ -34,7 +36,7 @@ def pytest_fixture_setup(fixturedef, request):
         return (yield)
     finally:
         stash = request.node.stash
-        stash[SPENT] = _add(stash.get(SPENT, (0.0, 0.0)), before)
+        stash[SPENT] = _add(stash.get(SPENT, NOTHING), before)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,7 +44,8 @@ def pytest_runtest_call(item):
     before = _clocks()
     result = yield
     limit = item.config.getoption("--time-limit")
-    seconds = min(_add(item.stash.get(SPENT, (0.0, 0.0)), before))
+    wall, thread, cpu = _add(item.stash.get(SPENT, NOTHING), before)
+    seconds = min(wall, max(thread, cpu / (os.cpu_count() or 1)))
     marked = any(item.get_closest_marker(name) for name in ("slow", "backends"))
     if 0 < limit < seconds and not marked:
         pytest.fail(
@@ -56,11 +59,11 @@ def pytest_runtest_call(item):
 def _clocks():
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = time.process_time() + children.ru_utime + children.ru_stime
-    return time.perf_counter(), cpu
+    return time.perf_counter(), time.thread_time(), cpu
 
 
 def _add(spent, before):
-    """(wall, CPU) seconds: `spent` and what passed since `before`."""
+    """(wall, main thread's CPU, CPU) seconds: `spent` and what passed since `before`."""
     return tuple(
         kept + now - then for kept, now, then in zip(spent, _clocks(), before, strict=True)
     )
