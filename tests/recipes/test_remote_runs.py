@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrl_keras.export import load, load_manifest
+from mrl_keras.export import export_saved_model, load, load_manifest
 from mrl_keras.files import exists, list_names, local_copy, read_text, remove
 from recipes.common.run import Run
 from recipes.common.training import load_trained
@@ -70,7 +70,7 @@ def test_the_report_reads_remote_runs(remote):
 def test_a_remote_run_begins_another(remote):
     workdir = f"{new_folder()}/run"
     output = run_here("train.py", *SHORT, f"--config.init_from={remote}", f"--workdir={workdir}")
-    assert f"Starts from {remote}, without" in output
+    assert f"starts from {remote}, without" in output
 
 
 def test_an_export_from_one_remote_folder_to_another(remote, tmp_path):
@@ -102,13 +102,13 @@ def test_an_export_from_one_remote_folder_to_another(remote, tmp_path):
 def test_an_export_that_stops_at_any_write_is_passed_over(for_good, remote):
     models, at, stopped = f"{new_folder()}/tiny", -1, True
     task, model = load_trained(Run.open(remote))
-    task.export(model, models)
+    export_saved_model(models, **task.exported_parts(model))
     while stopped:
         at += 1
         with pytest.MonkeyPatch.context() as patch:
             stop_writes(patch, at, for_good)
             try:
-                task.export(model, models)
+                export_saved_model(models, **task.exported_parts(model))
                 stopped = False
             except Stopped:
                 pass

@@ -34,7 +34,9 @@ def text_set(name, texts: Sequence[str] = ("text",), others: Sequence[str] = (),
     def check(builder):
         features = dict(builder.info.features.items())
         missing = [feature for feature in (*texts, *others) if feature not in features]
-        found = [f for f in features if features[f].shape == () and "str" in str(features[f].tf_dtype)]
+        found = [
+            f for f in features if features[f].shape == () and "str" in str(features[f].tf_dtype)
+        ]
         wrong = [feature for feature in texts if feature in features and feature not in found]
         if missing or wrong:
             raise ValueError(
