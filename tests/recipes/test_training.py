@@ -148,8 +148,10 @@ def write():
     sys.modules.pop("__mp_main__", None)  # multiprocessing's other name of the object __main__
     modules = dict(sys.modules).items()
     files = {name: module.__file__ for name, module in modules if getattr(module, "__file__", None)}
+    names = GLOBAL_CUSTOM_NAMES.items()  # with the stand-ins of classes that came later
+    classes = [name for one, name in names if not hasattr(one, "stands_in")]
     with open(os.environ["LOADED"], "w") as file:
-        json.dump({"files": files, "classes": list(GLOBAL_CUSTOM_NAMES.values())}, file)
+        json.dump({"files": files, "classes": classes}, file)
 """
 
 
