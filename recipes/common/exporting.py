@@ -142,8 +142,9 @@ class _Maker:
         )
         corpus = self._corpus(source, direction.rows, direction.embed_rows)
         print(f"Indexing {source.name} {source.split}{name and ' for ' + name}", flush=True)
-        # What made the embeddings: an index of other weights is another one.
+        # What made the embeddings: an index of other weights, texts or rows is another one.
         made_with = {"step": self.made_with["step"], "direction": name}
+        made_with["source"] = dataclasses.asdict(source)
         folder = self._run.path("indexes")
         found = index_corpus(folder, corpus, self._dims, made_with, options.storage)
         if options.plan:
