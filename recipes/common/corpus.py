@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_keras.data import text_set
+from mrl_keras.data.image.augmentation import centre_crop
 from mrl_keras.data.tfds_sets import stored_examples
 
 ID_CHARACTERS = 60
@@ -208,6 +209,28 @@ def text_corpus(source: Source, features: Sequence[str], embed, batch_size) -> C
         return {"inputs": tf.strings.strip(joined)}
 
     return stored_corpus("texts", builder, source, parts, embed, batch_size)
+
+
+def image_reader(builder, data, image_shape) -> Callable:
+    """Function of an example -> its uint8 image as a run evaluates images.
+
+    Args:
+        builder: the prepared set.
+        data: a config's `data`: `in_memory`, `eval_resolution`, `eval_crop`.
+        image_shape: (height, width, channels) of the run's images. In memory they stay as they
+            are, and a set of another shape is cut to it.
+    """
+    import tensorflow as tf
+
+    in_memory = data.in_memory
+    size, crop = (image_shape[0], 1.0) if in_memory else (data.eval_resolution, data.eval_crop)
+    as_it_is = in_memory and builder.info.features["image"].shape == image_shape
+
+    def image_of(example):
+        image = example["image"]
+        return image if as_it_is else tf.cast(tf.round(centre_crop(image, size, crop)), tf.uint8)
+
+    return image_of
 
 
 def made_ids(first_row, shown: Sequence[str]) -> np.ndarray:

@@ -47,11 +47,17 @@ from mrl_keras.data import (
     resolution_stages,
     streamed_batches,
 )
-from mrl_keras.data.image.augmentation import centre_crop
 from mrl_keras.evaluation import EvaluationPass, collect
 from mrl_keras.models import image_classifier
 from recipes.common import task
-from recipes.common.corpus import Direction, Rows, array_corpus, class_ids, stored_corpus
+from recipes.common.corpus import (
+    Direction,
+    Rows,
+    array_corpus,
+    class_ids,
+    image_reader,
+    stored_corpus,
+)
 from recipes.common.prefixes import chosen_dims, importance
 from recipes.common.towers import embed_images, make_backbone
 
@@ -194,16 +200,10 @@ class Task(task.Task):
             made = Rows(found.images, class_ids(0, found.labels, names), found.labels, keys)
             return array_corpus({"set": "made", "split": source.split}, made, embed, rows, names)
         builder = image_set(source.name, source.data_dir or None)
-        own = self.source.image_shape if data.in_memory else None
-        size, crop = data.eval_resolution, data.eval_crop
-        if own is not None:
-            size, crop = own[0], 1.0
+        image_of = image_reader(builder, data, self.source.image_shape)
 
         def parts(example):
-            image = example["image"]
-            if own is None or builder.info.features["image"].shape != own:
-                image = tf.cast(tf.round(centre_crop(image, size, crop)), tf.uint8)
-            return {"inputs": image, "label": example["label"]}
+            return {"inputs": image_of(example), "label": example["label"]}
 
         return stored_corpus("images", builder, source, parts, embed, rows, class_names(builder))
 

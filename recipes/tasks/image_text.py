@@ -44,7 +44,6 @@ from mrl_keras.data import (
     resolution_stages,
     streamed_caption_batches,
 )
-from mrl_keras.data.image.augmentation import centre_crop
 from mrl_keras.data.image_text.pipeline import texts_of
 from mrl_keras.data.image_text.sets import captions_of
 from mrl_keras.data.tfds_sets import stored_examples
@@ -56,7 +55,14 @@ from mrl_keras.models import (
     towers,
 )
 from recipes.common import task
-from recipes.common.corpus import Direction, Rows, array_corpus, made_ids, stored_corpus
+from recipes.common.corpus import (
+    Direction,
+    Rows,
+    array_corpus,
+    image_reader,
+    made_ids,
+    stored_corpus,
+)
 from recipes.common.prefixes import chosen_dims, importance
 from recipes.common.towers import embed_images, embed_texts, make_backbone
 from recipes.common.vocabulary import RunVocabulary
@@ -218,16 +224,11 @@ class Task(task.Task):
             made = Rows(found.images, ids, None, keys, [(key,) for key in keys])
             return array_corpus({"set": "made", "split": source.split}, made, embed, rows)
         builder = self._builder(source)
-        side, crop = data.eval_resolution, data.eval_crop
-        own = self.source.image_shape if data.in_memory else None
-        if own is not None:
-            side, crop = own[0], 1.0
+        image_of = image_reader(builder, data, self.source.image_shape)
 
         def parts(example):
-            image = example["image"]
-            if own is None or builder.info.features["image"].shape != own:
-                image = tf.cast(tf.round(centre_crop(image, side, crop)), tf.uint8)
-            return {"inputs": image, "shown": captions_of(example, data.captions)[0]}
+            shown = captions_of(example, data.captions)[0]
+            return {"inputs": image_of(example), "shown": shown}
 
         stored = stored_corpus("images", builder, source, parts, embed, rows)
         return _relevant_to_themselves(stored)
