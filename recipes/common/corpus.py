@@ -102,8 +102,10 @@ class Direction:
     encoder: object = None
 
 
-def array_corpus(about, rows: Rows, embed, batch_size, class_names=None) -> Corpus:
-    """A `Corpus` of rows in memory or memory-mapped."""
+def array_corpus(about, rows: Rows, embed, batch_size, class_names=None, most=0) -> Corpus:
+    """A `Corpus` of rows in memory, of at most so many; 0 is all."""
+    if most:
+        rows = Rows(*(part if part is None else part[:most] for part in rows))
 
     def read(start):
         for low in range(start, len(rows.ids), batch_size):

@@ -198,7 +198,8 @@ class Task(task.Task):
             names = tuple(self.class_names())
             keys = np.array([f"{source.split}/{row}" for row in range(len(found))])
             made = Rows(found.images, class_ids(0, found.labels, names), found.labels, keys)
-            return array_corpus({"set": "made", "split": source.split}, made, embed, rows, names)
+            about = {"set": "made", "split": source.split}
+            return array_corpus(about, made, embed, rows, names, source.most)
         builder = image_set(source.name, source.data_dir or None)
         image_of = image_reader(builder, data, self.source.image_shape)
 

@@ -222,7 +222,8 @@ class Task(task.Task):
             found, keys = self._made(source)
             ids = made_ids(0, [texts[0] for texts in found.captions])
             made = Rows(found.images, ids, None, keys, [(key,) for key in keys])
-            return array_corpus({"set": "made", "split": source.split}, made, embed, rows)
+            about = {"set": "made", "split": source.split}
+            return array_corpus(about, made, embed, rows, most=source.most)
         builder = self._builder(source)
         image_of = image_reader(builder, data, self.source.image_shape)
 
@@ -251,10 +252,11 @@ class Task(task.Task):
                 for key, found in stored.as_numpy_iterator()
             )
         pairs = [(text, key) for key, found in examples for text in texts_of(found, most)]
-        texts, keys = (np.array(part) for part in zip(*pairs[: source.most or None], strict=True))
+        texts, keys = (np.array(part) for part in zip(*pairs, strict=True))
         made = Rows(texts, made_ids(0, texts), None, keys, [(key,) for key in keys])
         about = {"kind": "texts", "set": source.name, "split": source.split, "ids": "row"}
-        return array_corpus(about, made, embed, self.config.evaluation.batch_size)
+        rows = self.config.evaluation.batch_size
+        return array_corpus(about, made, embed, rows, most=source.most)
 
     def _made(self, source):
         """(the artificial images of a split, their keys)."""

@@ -189,10 +189,9 @@ class Task(task.Task):
         return _read_pairs(data, _builder(data), source.split)
 
     def _array_corpus(self, source, made, embed):
-        if source.most:
-            made = Rows(*(part if part is None else part[: source.most] for part in made))
         about = {"kind": "texts", "set": source.name, "split": source.split, "ids": "row"}
-        return array_corpus(about, made, embed, self.config.evaluation.batch_size)
+        rows = self.config.evaluation.batch_size
+        return array_corpus(about, made, embed, rows, most=source.most)
 
     def text_encoder(self, model):
         """Raw strings (batch,) -> the embedding (batch, d)."""

@@ -86,6 +86,15 @@ def test_a_second_export_of_a_checkpoint_embeds_nothing_and_is_the_next_version(
     assert served(**{name: tf.zeros([2, *spec.shape[1:]], spec.dtype)})["ids"].shape == (2, 5)
 
 
+def test_other_rows_are_another_index(classifier, tmp_path):
+    folder, _ = classifier
+    arguments = f"--workdir={folder / 'run'}", f"--output={tmp_path / 'm'}", "--cascade=no"
+    run_here("export.py", *arguments, "--max_rows=20", "--plan=8")
+    run_here("export.py", *arguments, "--plan=8")
+    rows = [load_manifest(str(tmp_path / "m" / v))["retrieval"]["rows"] for v in ("1", "2")]
+    assert rows == [20, 64]
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
