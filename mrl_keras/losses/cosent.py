@@ -1,11 +1,9 @@
 """CoSENT: a ranking loss that gives the similarities of pairs the order of their scores."""
 
-import math
-import numbers
-
 import keras
 from keras import ops
 
+from mrl_keras.checks import positive_number
 from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register_as
 
@@ -97,12 +95,7 @@ class CoSENT(LabelledLoss):
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
-        if not number or not 0.0 < temperature < math.inf:
-            raise ValueError(
-                f"`temperature` must be a finite number above 0. Received {temperature!r}."
-            )
-        self.temperature = float(temperature)
+        self.temperature = positive_number(temperature, "`temperature`")
 
     def call(self, y_true, y_pred):
         return cosent(y_true, y_pred, self.temperature)

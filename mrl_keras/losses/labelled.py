@@ -17,6 +17,7 @@ class LabelledLoss(keras.losses.Loss):
     """
 
     _reads_labels = True
+    _reads_weights = False  # whether `call` takes `sample_weight`
     _label_kind = None  # "sparse": class numbers, "dense": a target for each output
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -28,7 +29,8 @@ class LabelledLoss(keras.losses.Loss):
         if y_true is not None:
             y_true = self._converted(y_true)
         mask = get_keras_mask(y_pred)
-        value = _OfLabels(self, y_true, mask)((), y_pred, sample_weight)
+        more = {"sample_weight": sample_weight} if self._reads_weights else {}
+        value = _OfLabels(self, y_true, mask, more)((), y_pred, sample_weight)
         # Keras returns the values themselves where there is none to sum.
         empty = self.reduction not in (None, "none") and tuple(value.shape) == (0,)
         return ops.sum(value) if empty else value
@@ -46,9 +48,9 @@ class LabelledLoss(keras.losses.Loss):
 class _OfLabels(keras.losses.Loss):
     """A loss with its labels: of the arguments of a call, Keras converts the outputs alone."""
 
-    def __init__(self, loss, y_true, mask):
+    def __init__(self, loss, y_true, mask, more):
         super().__init__(name=loss.name, reduction=loss.reduction, dtype=loss.dtype)
-        self.loss, self.y_true, self.mask = loss, y_true, mask
+        self.loss, self.y_true, self.mask, self.more = loss, y_true, mask, more
 
     def call(self, _, y_pred):
-        return self.loss.call(self.y_true, with_mask(y_pred, self.mask))
+        return self.loss.call(self.y_true, with_mask(y_pred, self.mask), **self.more)

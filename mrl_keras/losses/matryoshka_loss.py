@@ -1,14 +1,26 @@
 """The Matryoshka loss: one Keras loss on every prefix, weighted and summed (Eq. 1)."""
 
 import warnings
+from collections.abc import Mapping
 
 import keras
 from keras import ops
 
+from mrl_keras.losses.inner import (
+    as_inner_loss,
+    call_inner,
+    expects_probabilities,
+    label_kind,
+    name_of,
+)
 from mrl_keras.losses.labelled import LabelledLoss
+from mrl_keras.losses.prefix_losses import PrefixLosses
+from mrl_keras.losses.prefix_weighting import PrefixWeighting, batch_means
 from mrl_keras.masks import get_keras_mask, joined_masks, with_mask
 from mrl_keras.nesting import checked_relative_importance
+from mrl_keras.recording import records_gradients
 from mrl_keras.registry import deserialize_argument, register
+from mrl_keras.targets import own_target, stack_targets, target_axis
 
 PREFIX_REDUCTIONS = ("sum", "mean")
 
@@ -18,12 +30,16 @@ def weighted_prefix_sum(prefix_losses, relative_importance, prefix_reduction="su
 
     Args:
         prefix_losses: one tensor for each prefix, all of one shape.
-        relative_importance: one float c_m for each prefix.
+        relative_importance: one float c_m for each prefix, or a tensor (prefixes,).
         prefix_reduction: "sum" (Eq. 1) or "mean" (the weighted mean over prefixes).
 
     Returns:
         A tensor of the shape of one prefix's loss.
     """
+    if not isinstance(relative_importance, (tuple, list)):
+        weights = ops.cast(relative_importance, prefix_losses[0].dtype)
+        total = sum(map(ops.multiply, prefix_losses, ops.unstack(weights)))
+        return ops.divide(total, ops.sum(weights)) if prefix_reduction == "mean" else total
     total = None
     for weight, loss in zip(relative_importance, prefix_losses, strict=True):
         if weight != 0.0:
@@ -42,13 +58,14 @@ class MatryoshkaLoss(LabelledLoss):
 
     Args:
         loss: a Keras `Loss` instance, a loss function `(y_true, y_pred) -> (batch, ...)`,
-            or the string name of either. Label smoothing, `from_logits` and so on are
-            arguments of that loss. String names take Keras's defaults, where
-            crossentropies expect probabilities: pass an instance with
+            or the string name of either; or `PrefixLosses`, a loss for each prefix. Label
+            smoothing, `from_logits` and so on are arguments of that loss. String names take
+            Keras's defaults, where crossentropies expect probabilities: pass an instance with
             `from_logits=True` for a plain `MatryoshkaDense` output. An eager call on outputs
             outside [0, 1] warns once.
         relative_importance: the weights c_m, one finite number >= 0 for each prefix, for
-            example `dims.relative_importance({8: 2.0})`. Default None, all ones.
+            example `dims.relative_importance({8: 2.0})`; or a `PrefixWeighting`, such as
+            `AdaLoss`, whose weights follow the losses. Default None, all ones.
         prefix_reduction: "sum" (the default, Eq. 1) or "mean", which divides by the sum
             of the weights so that the learning rate need not change with the number of
             prefixes.
@@ -61,7 +78,9 @@ class MatryoshkaLoss(LabelledLoss):
 
     Call arguments:
         y_true: what the inner loss takes for one prefix: sparse labels (batch, ...) or
-            dense targets (batch, ..., units).
+            dense targets (batch, ..., units). With `PrefixLosses(own_targets=True)` those of
+            all prefixes: (batch, ..., prefixes) or (batch, ..., prefixes, units), or a dict from
+            dims to targets.
         y_pred: (batch, ..., prefixes, units); the prefixes are on axis -2, which is axis 1
             for the output of `MatryoshkaDense` on (batch, d).
 
@@ -98,17 +117,35 @@ class MatryoshkaLoss(LabelledLoss):
                 f"`prefix_reduction` must be one of {PREFIX_REDUCTIONS}. "
                 f"Received {prefix_reduction!r}."
             )
-        self.loss = _inner_loss(loss)
+        self.loss = loss if isinstance(loss, PrefixLosses) else as_inner_loss(loss)
         self.prefix_reduction = prefix_reduction
-        self._checks_probabilities = _expects_probabilities(self.loss)
-        self.relative_importance = None
-        if relative_importance is not None:
+        self._checks_probabilities = any(map(expects_probabilities, self._inner_losses))
+        self.relative_importance = relative_importance
+        if relative_importance is not None and not self._adapts:
             count = len(_listed(relative_importance))
             self.relative_importance = checked_relative_importance(relative_importance, count)
 
-    def call(self, y_true, y_pred):
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if isinstance(y_true, Mapping):
+            if not self._own_targets:
+                raise ValueError(
+                    f"A dict of targets, here for {list(y_true)}, needs "
+                    "`loss=PrefixLosses(..., own_targets=True)`."
+                )
+            axis = target_axis(y_pred.shape)
+            y_true = stack_targets(y_true, self.loss.nesting_dims, axis)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred, sample_weight=None):
         losses, mask = self.prefix_losses(y_true, y_pred), None
-        weights = self.relative_importance or (1.0,) * len(losses)
+        if self._adapts:
+            adapting = records_gradients(y_pred)
+            means = adapting is not False and batch_means(
+                losses, get_keras_mask(y_pred), sample_weight
+            )
+            weights = self.relative_importance.weigh(means, adapting)
+        else:
+            weights = self.relative_importance or (1.0,) * len(losses)
         if any(get_keras_mask(one) is not None for one in losses):
             mean = self.reduction in ("mean", "sum_over_batch_size")
             losses, mask = _under_one_mask(losses, get_keras_mask(y_pred), mean)
@@ -119,45 +156,91 @@ class MatryoshkaLoss(LabelledLoss):
         y_pred = ops.convert_to_tensor(y_pred)
         y_true = None if y_true is None else ops.convert_to_tensor(y_true)
         shape = None if y_true is None else y_true.shape
-        check_nested_shapes(self.loss, shape, y_pred.shape, self.relative_importance)
+        check_nested(shape, y_pred.shape, self._counts)
         if self._checks_probabilities:
             self._check_probabilities(y_pred)
-        # The inner object itself must not be called: it would reduce and scale by replicas.
-        inner = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        return [inner(y_true, one) for one in ops.unstack(y_pred, axis=-2)]
+        found = []
+        for position, one in enumerate(ops.unstack(y_pred, axis=-2)):
+            loss, target = self._inner_loss(position), y_true
+            if self._own_targets and y_true is not None:
+                target = own_target(y_true, position, y_pred.shape)
+            check_labels(loss, None if target is None else target.shape, y_pred.shape)
+            found.append(call_inner(loss, target, one, y_pred[..., -1, :]))
+        return found
+
+    def _inner_loss(self, position):
+        return self.loss.of(position) if isinstance(self.loss, PrefixLosses) else self.loss
+
+    @property
+    def _inner_losses(self):
+        count = len(self.loss.nesting_dims) if isinstance(self.loss, PrefixLosses) else 1
+        return [self._inner_loss(position) for position in range(count)]
+
+    @property
+    def _counts(self):
+        """{what has one value for each prefix: how many it has}, for errors."""
+        found = {}
+        if isinstance(self.loss, PrefixLosses):
+            found["`loss` has {} losses"] = len(self.loss.nesting_dims)
+        if self.relative_importance is not None:
+            weights = self.relative_importance
+            count = len(weights.nesting_dims if self._adapts else weights)
+            found["`relative_importance` has {} weights"] = count
+        return found
+
+    @property
+    def _own_targets(self):
+        return isinstance(self.loss, PrefixLosses) and self.loss.own_targets
+
+    @property
+    def _adapts(self):
+        return isinstance(self.relative_importance, PrefixWeighting)
+
+    @property
+    def _reads_weights(self):
+        return self._adapts
 
     def _check_probabilities(self, y_pred):
         """Warn of logits, at the first call whose values are known."""
         outside = _outside_of_probabilities(y_pred)
         self._checks_probabilities = outside is None
         if outside:
+            name = name_of(next(filter(expects_probabilities, self._inner_losses)))
             warnings.warn(
-                f"{_name(self.loss)} takes probabilities, and the outputs lie outside [0, 1]. For "
+                f"{name} takes probabilities, and the outputs lie outside [0, 1]. For "
                 "logits, as a plain MatryoshkaDense gives them, pass the loss as an instance with "
                 "`from_logits=True`.",
                 stacklevel=2,
             )
 
     def get_config(self):
+        importance = self.relative_importance
+        if self._adapts:
+            importance = keras.saving.serialize_keras_object(importance)
+        elif importance is not None:
+            importance = list(importance)
         return {
             **super().get_config(),
             "loss": keras.losses.serialize(self.loss),
-            "relative_importance": self.relative_importance and list(self.relative_importance),
+            "relative_importance": importance,
             "prefix_reduction": self.prefix_reduction,
             "dtype": self.dtype,
         }
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_argument(config, "loss", keras.losses.deserialize))
+        config = deserialize_argument(config, "loss", keras.losses.deserialize)
+        revive = keras.saving.deserialize_keras_object
+        return cls(**deserialize_argument(config, "relative_importance", revive))
 
     @property
     def _reads_labels(self):
-        return getattr(self.loss, "_reads_labels", True)
+        return any(getattr(one, "_reads_labels", True) for one in self._inner_losses)
 
     @property
     def _label_kind(self):
-        return _label_kind(self.loss)
+        kinds = {label_kind(one) for one in self._inner_losses}
+        return kinds.pop() if len(kinds) == 1 else None
 
 
 def _under_one_mask(losses, output_mask, mean):
@@ -194,24 +277,28 @@ def _under_one_mask(losses, output_mask, mean):
     return scaled, union
 
 
-def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):
-    """Raise a ValueError unless `y_pred` is nested and `y_true` fits one of its prefixes."""
-    given = None if y_true_shape is None else _text(y_true_shape)
-    received = f"Received y_pred {_text(y_pred_shape)} and y_true {given}."
+def check_nested(y_true_shape, y_pred_shape, counts):
+    """Raise a ValueError unless `y_pred` is nested, with as many prefixes as each of `counts`."""
+    received = _received(y_true_shape, y_pred_shape)
     if len(y_pred_shape) < 3:
         raise ValueError(
             "A nested output has shape (batch, ..., prefixes, units), so at least 3 axes, but the "
             f"prefix axis (-2) is missing. {received} Is the model's last layer MatryoshkaDense or "
             "MatryoshkaSimilarity?"
         )
-    if weights is not None and y_pred_shape[-2] not in (None, len(weights)):
-        raise ValueError(
-            f"`relative_importance` has {len(weights)} weights, but the prefix axis (-2) of the "
-            f"output has {y_pred_shape[-2]} prefixes. {received}"
-        )
+    for what, count in counts.items():
+        if y_pred_shape[-2] not in (None, count):
+            raise ValueError(
+                f"{what.format(count)}, but the prefix axis (-2) of the output has "
+                f"{y_pred_shape[-2]} prefixes. {received}"
+            )
+
+
+def check_labels(loss, y_true_shape, y_pred_shape):
+    """Raise a ValueError unless the labels of a prefix fit its output."""
     if y_true_shape is None:
         return  # a loss that reads no labels
-    kind = _label_kind(loss)
+    kind = label_kind(loss)
     one = (*y_pred_shape[:-2], y_pred_shape[-1])
     fits = {
         "dense": _compatible(y_true_shape, one),
@@ -222,25 +309,13 @@ def check_nested_shapes(loss, y_true_shape, y_pred_shape, weights=None):
         wanted = f"{_text(one)}" if kind == "dense" else f"{_text(one[:-1])} integer labels"
         raise ValueError(
             f"The labels don't fit the output of one prefix, {_text(one)}: "
-            f"{_name(loss)} wants y_true {wanted}. {received}"
+            f"{name_of(loss)} wants y_true {wanted}. {_received(y_true_shape, y_pred_shape)}"
         )
 
 
-def _label_kind(loss):
-    """ "sparse" or "dense" for Keras's crossentropies, None for losses with rules of their own."""
-    name = _name(loss).replace("_", "").lower()
-    if name.endswith("categoricalcrossentropy"):
-        return "sparse" if "sparse" in name else "dense"
-    return None
-
-
-def _expects_probabilities(loss):
-    """Whether `loss` is one of Keras's crossentropies as it comes, without `from_logits`."""
-    options = getattr(loss, "_fn_kwargs", {})
-    function = getattr(loss, "fn", loss)
-    kinds = ("categorical", "sparse_categorical", "binary")
-    known = [getattr(keras.losses, f"{kind}_crossentropy") for kind in kinds]
-    return function in known and not options.get("from_logits", False)
+def _received(y_true_shape, y_pred_shape):
+    given = None if y_true_shape is None else _text(y_true_shape)
+    return f"Received y_pred {_text(y_pred_shape)} and y_true {given}."
 
 
 def _outside_of_probabilities(y_pred):
@@ -260,30 +335,6 @@ def _compatible(shape, wanted):
     )
 
 
-def _inner_loss(loss):
-    if isinstance(loss, str):
-        found = keras.losses.get(loss)
-    elif isinstance(loss, keras.losses.Loss) or (callable(loss) and not isinstance(loss, type)):
-        found = loss
-    else:
-        raise ValueError(
-            "`loss` must be a keras.losses.Loss instance, a loss function or the name of one. "
-            f"Received {loss!r} of type {type(loss).__name__}."
-        )
-    if isinstance(found, keras.losses.Loss):
-        if found.reduction != "sum_over_batch_size":
-            raise ValueError(
-                "The inner loss must keep its default `reduction`: set it on MatryoshkaLoss. "
-                f"Received an inner reduction of {found.reduction!r}."
-            )
-        if found.dtype != keras.config.floatx():
-            raise ValueError(
-                "The inner loss must keep its default `dtype`: set it on MatryoshkaLoss. "
-                f"Received an inner dtype of {found.dtype!r}."
-            )
-    return found
-
-
 def _listed(weights):
     try:
         return list(weights)
@@ -292,10 +343,6 @@ def _listed(weights):
             "`relative_importance` must be a sequence with one number for each prefix. "
             f"Received {weights!r}."
         ) from None
-
-
-def _name(loss):
-    return type(loss).__name__ if isinstance(loss, keras.losses.Loss) else loss.__name__
 
 
 def _text(shape):

@@ -3,5 +3,6 @@
 from mrl_keras.metrics.in_batch_accuracy import InBatchAccuracy
 from mrl_keras.metrics.masked_lm_accuracy import MaskedLMAccuracy
 from mrl_keras.metrics.prefix_metric import PrefixMetric, per_prefix
+from mrl_keras.metrics.prefix_order import PrefixOrder
 
-__all__ = ["InBatchAccuracy", "MaskedLMAccuracy", "PrefixMetric", "per_prefix"]
+__all__ = ["InBatchAccuracy", "MaskedLMAccuracy", "PrefixMetric", "PrefixOrder", "per_prefix"]

@@ -7,8 +7,9 @@ import keras
 from mrl_keras.masks import get_keras_mask, joined_masks, masked_weights, prefix_mask, with_mask
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import deserialize_argument, register
+from mrl_keras.targets import own_target
 
-_TOP_K = re.compile(r"top(\d+)$")
+_TOP_K = re.compile(r"top_?(\d+)$")
 
 
 @register
@@ -22,11 +23,13 @@ class PrefixMetric(keras.metrics.Metric):
             fresh copy is kept.
         nesting_dims: the prefixes on axis -2 of the output.
         dim: the trained prefix to measure.
+        own_targets: bool, whether `y_true` holds targets for each prefix, see `stack_targets`.
+            Default False.
         name: default None, `f"{metric.name}_d{dim}"`.
         dtype: default None, that of `metric`.
 
     Call arguments:
-        y_true: what `metric` takes.
+        y_true: what `metric` takes; with `own_targets` that of all prefixes.
         y_pred: (batch, ..., prefixes, units).
         sample_weight: optional, passed on to `metric`.
 
@@ -46,7 +49,7 @@ class PrefixMetric(keras.metrics.Metric):
     1.0
     """
 
-    def __init__(self, metric, nesting_dims, dim, name=None, dtype=None):
+    def __init__(self, metric, nesting_dims, dim, own_targets=False, name=None, dtype=None):
         if not isinstance(metric, keras.metrics.Metric):
             raise ValueError(f"`metric` must be a keras.metrics.Metric. Received {metric!r}.")
         super().__init__(name=name or f"{metric.name}_d{dim}", dtype=dtype or metric.dtype)
@@ -56,6 +59,7 @@ class PrefixMetric(keras.metrics.Metric):
             self._direction = self.metric._direction = metric._direction
         self.nesting_dims = NestingDims(nesting_dims)
         self.dim = int(self.nesting_dims[self.nesting_dims.index(dim)])
+        self.own_targets = bool(own_targets)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         position = self.nesting_dims.index(self.dim)
@@ -68,8 +72,11 @@ class PrefixMetric(keras.metrics.Metric):
                 f"{len(self.nesting_dims)} prefixes {list(self.nesting_dims)} on axis -2. "
                 f"Received shape {shape}."
             )
+        if self.own_targets and y_true is not None:
+            y_true = own_target(keras.ops.convert_to_tensor(y_true), position, shape)
+        more = {"teacher": y_pred[..., -1, :]} if getattr(self.metric, "reads_teacher", 0) else {}
         one_prefix = with_mask(y_pred[..., position, :], mask)
-        return self.metric.update_state(y_true, one_prefix, sample_weight=sample_weight)
+        return self.metric.update_state(y_true, one_prefix, sample_weight=sample_weight, **more)
 
     def result(self):
         return self.metric.result()
@@ -83,6 +90,7 @@ class PrefixMetric(keras.metrics.Metric):
             "metric": keras.metrics.serialize(self.metric),
             "nesting_dims": list(self.nesting_dims),
             "dim": self.dim,
+            "own_targets": self.own_targets,
         }
 
     @classmethod
@@ -90,7 +98,7 @@ class PrefixMetric(keras.metrics.Metric):
         return cls(**deserialize_argument(config, "metric", keras.metrics.deserialize))
 
 
-def per_prefix(specification, nesting_dims):
+def per_prefix(specification, nesting_dims, own_targets=False):
     """One metric for each prefix, for `model.compile(metrics=...)`.
 
     Args:
@@ -98,11 +106,13 @@ def per_prefix(specification, nesting_dims):
 
             - a string name of a Keras metric or loss, such as
               "sparse_categorical_accuracy";
-            - "top5" (any k): top-k accuracy for integer labels;
+            - "top5" or "top_5" (any k): top-k accuracy for integer labels;
             - a Keras `Metric` instance, copied for each prefix;
             - a Keras `Loss` instance or a `MatryoshkaLoss`, whose (inner) loss is then
-              logged as its mean for each prefix.
+              logged as its mean for each prefix: with `PrefixLosses` that prefix's own.
         nesting_dims: `NestingDims` or list of ints, the prefixes of the output.
+        own_targets: bool, whether `y_true` holds targets for each prefix, see `stack_targets`.
+            Default False; `MatryoshkaLoss(PrefixLosses(..., own_targets=True))` says so itself.
 
     Returns:
         A list of `PrefixMetric`, prefixes in order, whose logged names end in `_d` and
@@ -120,17 +130,26 @@ def per_prefix(specification, nesting_dims):
     """
     dims = NestingDims(nesting_dims)
     if isinstance(specification, (list, tuple)):
-        return [metric for one in specification for metric in per_prefix(one, dims)]
-    template = _as_metric(specification)
-    return [PrefixMetric(template, dims, dim) for dim in dims]
+        return [metric for one in specification for metric in per_prefix(one, dims, own_targets)]
+    if isinstance(specification, keras.losses.Loss):
+        # What is inside a `MatryoshkaLoss`: a loss, or `PrefixLosses`.
+        nested = hasattr(specification, "relative_importance")
+        inner = specification.loss if nested else specification
+        own_targets = own_targets or getattr(inner, "own_targets", False)
+        losses = [inner.of(i) if hasattr(inner, "of") else inner for i in range(len(dims))]
+        templates = [MeanLoss(loss) for loss in losses]
+    else:
+        templates = [_as_metric(specification)] * len(dims)
+    return [
+        PrefixMetric(template, dims, dim, own_targets)
+        for template, dim in zip(templates, dims, strict=True)
+    ]
 
 
 def _as_metric(specification):
-    """A Keras metric from a name, a metric or a loss."""
+    """A Keras metric from a name or a metric."""
     if isinstance(specification, keras.metrics.Metric):
         return specification
-    if isinstance(specification, keras.losses.Loss):
-        return MeanLoss(getattr(specification, "loss", specification))
     if isinstance(specification, str):
         return _named_metric(specification)
     raise ValueError(
@@ -177,12 +196,17 @@ class MeanLoss(keras.metrics.Mean):
         self.loss = loss
         self._direction = "down"
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    @property
+    def reads_teacher(self):
+        """Whether `update_state` needs the widest prefix's output as `teacher`."""
+        return getattr(self.loss, "reads_teacher", False)
+
+    def update_state(self, y_true, y_pred, sample_weight=None, **teacher):
         inner = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         mask = get_keras_mask(y_pred)
         y_pred = keras.ops.convert_to_tensor(y_pred)
         y_true = None if y_true is None else keras.ops.convert_to_tensor(y_true)
-        values = inner(y_true, y_pred)
+        values = inner(y_true, y_pred, **teacher)
         mask = joined_masks(mask, get_keras_mask(values))
         sample_weight = masked_weights(sample_weight, mask, self.dtype)
         return super().update_state(values, sample_weight=sample_weight)

@@ -215,3 +215,31 @@ def test_logits_in_place_of_probabilities_warn_once(inner):
 def test_labels_that_are_read_must_be_given():
     with pytest.raises(ValueError, match=r"'matryoshka_loss' reads labels.* as `y`"):
         MatryoshkaLoss(sparse())(None, LOGITS)
+
+
+@pytest.mark.parametrize("shape", [(BATCH,), (BATCH, 1)])
+def test_kerass_sparse_crossentropy_has_the_gradients_of_the_softmax(shape):
+    logits = np.array([[1e4, -1e4, 0.0, 3.0], *LOGITS[1:, 0]], "float32")[:, None]
+    labels = np.array([1, *LABELS[1:]])
+    loss = MatryoshkaLoss(sparse(), reduction="sum")
+    _, (found,) = gradients(lambda z: loss(labels.reshape(shape), z), logits)
+    shifted = np.exp(logits[:, 0].astype("float64") - logits[:, 0].max(-1, keepdims=True))
+    softmax = shifted / shifted.sum(-1, keepdims=True)
+    wanted = softmax - oracles.one_hot(labels, UNITS)
+    np.testing.assert_allclose(found[:, 0], wanted, atol=1e-6)
+    value = as_numpy(MatryoshkaLoss(sparse(), reduction=None)(labels, logits))
+    np.testing.assert_allclose(value[0], 2e4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_sparse_labels_out_of_range_give_nan(smoothing):
+    loss = SmoothedSparseCategoricalCrossentropy(smoothing, reduction=None)
+    found = as_numpy(loss(np.array([UNITS, -1, 2]), LOGITS[:3, 0]))
+    assert np.isnan(found).tolist() == [True, True, False]
+
+
+def test_a_half_precision_crossentropy_is_summed_in_float32():
+    """2,000 equal classes: half precision cannot count to their number."""
+    loss = MatryoshkaLoss(sparse(), reduction=None, dtype="bfloat16")
+    found = as_numpy(loss(np.zeros(2, "int32"), np.zeros((2, 1, 2000), "float32")))
+    np.testing.assert_allclose(found.astype("float32"), np.log(2000), rtol=2**-8)

@@ -17,11 +17,13 @@ def test_contract():
         "metric": keras.metrics.SparseTopKCategoricalAccuracy(k=3, name="top"),
         "nesting_dims": DIMS,
         "dim": 4,
+        "own_targets": True,
         "name": "top_at_four",
         "dtype": "float16",
     }
     check_config_round_trip(PrefixMetric, arguments)
-    run_metric_contract(PrefixMetric, {**arguments, "dtype": "float32"}, LABELS, NESTED)
+    labels = np.stack([LABELS + 1, LABELS, LABELS + 2], axis=1)  # of the prefix 4 in the middle
+    run_metric_contract(PrefixMetric, {**arguments, "dtype": "float32"}, labels, NESTED)
 
 
 def test_contract_of_the_mean_loss():
