@@ -11,6 +11,7 @@ from mrl_keras.baselines.reductions import (
     PCA,
     SVD,
     ClassifierSVD,
+    ClassifierTruncation,
     RandomFeatures,
     RandomProjection,
     Truncation,
@@ -24,6 +25,7 @@ from mrl_keras.baselines.slimmable import (
 
 __all__ = [
     "ClassifierSVD",
+    "ClassifierTruncation",
     "FixedFeatures",
     "PCA",
     "RandomFeatures",

@@ -175,17 +175,34 @@ class ClassifierSVD(Reduction):
                 f"`bias` must be {classes} finite numbers, one for each class. Received {bias!r}."
             )
         self.mean = np.zeros(self.width)
-        self.directions, singular, right = np.linalg.svd(kernel, full_matrices=False)
-        self._classes = singular[:, None] * right
+        self.directions, self._classes = self._factors(kernel)
         return self
 
+    def _factors(self, kernel):
+        left, singular, right = np.linalg.svd(kernel, full_matrices=False)
+        return left, singular[:, None] * right
+
     def logits(self, embeddings, dim: int) -> np.ndarray:
-        """Logits (examples, classes) of the classifier of rank `dim`, float32."""
+        """Logits (examples, classes) of the classifier reduced to `dim` dims, float32."""
         self._check_fitted()
         embeddings = finite_matrix(embeddings, "embeddings", self.width)
         dim = self._checked_dim(dim)
         reduced = embeddings @ self.directions[:, :dim]
         return (reduced @ self._classes[:dim] + self.bias).astype("float32")
+
+
+class ClassifierTruncation(ClassifierSVD):
+    """The first `dim` rows of a trained linear classifier: the control beside `ClassifierSVD`.
+
+        logits at dim m = x[:m] kernel[:m] + bias
+
+    >>> cut = ClassifierTruncation().fit([[3.0, 0.0], [0.0, 1.0]], bias=[0.0, 0.5])
+    >>> cut.logits([[2.0, 5.0]], dim=1).tolist()
+    [[6.0, 0.5]]
+    """
+
+    def _factors(self, kernel):
+        return np.eye(len(kernel)), kernel
 
 
 def finite_matrix(array, name, width=None) -> np.ndarray:

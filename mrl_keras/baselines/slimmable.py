@@ -63,6 +63,12 @@ class Slimmable(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, width=1.0):
+        if self.layer.quantization_mode is not None:
+            raise ValueError(
+                "The weights of a slimmable network are cut, which quantised ones can't be. "
+                f"Received {self.name!r} with {self.layer.dtype_policy.name!r}: quantise a plain "
+                "network."
+            )
         channels, units = inputs.shape[-1], self._units(width)
         if channels > self.layer.kernel.shape[-2]:
             raise ValueError(

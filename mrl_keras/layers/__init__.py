@@ -5,6 +5,7 @@ from mrl_keras.layers.masked_lm_head import MaskedLMHead
 from mrl_keras.layers.matryoshka_dense import MatryoshkaDense
 from mrl_keras.layers.matryoshka_pairwise_cosine import MatryoshkaPairwiseCosine
 from mrl_keras.layers.matryoshka_similarity import MatryoshkaSimilarity
+from mrl_keras.layers.prefix_codebook import PrefixCodebook
 from mrl_keras.layers.prefix_normalization import PrefixNormalization, normalize_prefix
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MatryoshkaDense",
     "MatryoshkaPairwiseCosine",
     "MatryoshkaSimilarity",
+    "PrefixCodebook",
     "PrefixNormalization",
     "normalize_prefix",
 ]

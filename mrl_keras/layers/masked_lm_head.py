@@ -158,7 +158,7 @@ class MaskedLMHead(HoldsModelLayer, keras.layers.Layer):
         hidden, positions, *labels = inputs
         gathered = gather_positions(hidden, ops.cast(positions, "int32"))
         states = self.normalization(self.transform(ops.cast(gathered, self.compute_dtype)))
-        table = ops.convert_to_tensor(self.embedding.embeddings)
+        table = self._float_table()
         bias = ops.convert_to_tensor(self.bias)
         if not labels:
             states, table, bias = (ops.cast(x, "float32") for x in (states, table, bias))
@@ -185,6 +185,21 @@ class MaskedLMHead(HoldsModelLayer, keras.layers.Layer):
     def compute_output_spec(self, inputs):
         shape = self.compute_output_shape(_shapes(inputs))
         return keras.KerasTensor(shape, dtype="float32")
+
+    def _float_table(self):
+        """The table; of an embedding that was quantised to int8, what its numbers stand for."""
+        table, mode = self.embedding.embeddings, getattr(self.embedding, "quantization_mode", None)
+        table = ops.convert_to_tensor(table)
+        if mode is None:
+            return table
+        if mode != "int8" or getattr(self.embedding, "lora_enabled", False):
+            raise ValueError(
+                f"The head reads an embedding of floats or of int8 without LoRA. Received "
+                f"{self.embedding.name!r} with quantization mode {mode!r}: quantise the other "
+                'layers, `model.quantize(..., filters="REGEX OF THEIR NAMES")`.'
+            )
+        scale = ops.expand_dims(ops.convert_to_tensor(self.embedding.embeddings_scale), -1)
+        return ops.divide(ops.cast(table, scale.dtype), scale)
 
     def _checked_table(self):
         """The table (vocabulary, d), where `nesting_dims` end at d."""

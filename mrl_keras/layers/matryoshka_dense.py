@@ -1,9 +1,12 @@
 """The classification head over nested prefixes: MRL and MRL-E."""
 
+import itertools
+
 import keras
 from keras import ops
 
 from mrl_keras.checks import whole_number
+from mrl_keras.layers.adaptable_kernels import AdaptableKernels
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register
 from mrl_keras.sharing import HeldBySiblings
@@ -64,7 +67,7 @@ def separate_prefix_logits(x, kernels, biases, dims):
 
 
 @register
-class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
+class MatryoshkaDense(HeldBySiblings, AdaptableKernels, keras.layers.Layer):
     """Linear classifiers on every trained prefix of an embedding, as one layer.
 
     With prefix sizes m in M (Eq. 1):
@@ -87,7 +90,13 @@ class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
         kernel_regularizer, bias_regularizer: applied to each kernel and bias. Default None.
         activity_regularizer: applied to the output. Default None.
         kernel_constraint, bias_constraint: applied to each kernel and bias. Default None.
-        **kwargs: `name`, `dtype`, `trainable`.
+        **kwargs: `name`, `dtype`, `trainable`, and `lora_rank`, `lora_alpha` and
+            `quantization_config` as of `keras.layers.Dense`.
+
+    `quantize("int8")`, the dtype policies "int8_from_float32" and the like, and `enable_lora` work
+    as for `keras.layers.Dense`: each kernel has its own scales and its own LoRA matrices. MRL-E's
+    prefixes share both, and its inputs are quantised block by block, so that each prefix is still
+    the one before and one block's product.
 
     Input shape:
         (batch, ..., d) with d the last of `nesting_dims`. Masks pass through.
@@ -154,17 +163,18 @@ class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
         self._check_width(input_shape)
         sizes = [self.nesting_dims.width] if self.efficient else self.nesting_dims
         suffixes = [""] if self.efficient else [f"_{dim}" for dim in self.nesting_dims]
-        self.kernels = [
-            self.add_weight(
-                name=f"kernel{suffix}",
-                shape=(size, self.units),
+
+        def make(name, shape):
+            return self.add_weight(
+                name=name,
+                shape=shape,
                 initializer=_own_seed(self.kernel_initializer),
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
             )
-            for size, suffix in zip(sizes, suffixes, strict=True)
-        ]
-        self.biases = None
+
+        names = [f"kernel{suffix}" for suffix in suffixes]
+        self._add_kernels(names, [(size, self.units) for size in sizes], make)
         if self.use_bias:
             self.biases = [
                 self.add_weight(
@@ -176,17 +186,31 @@ class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
                 )
                 for suffix in suffixes
             ]
-        self.built = True
+        self._end_build()
 
     def call(self, inputs, dim=None):
         if dim is not None:
             return self.activation(self._one_prefix(inputs, dim))
         self._check_width(inputs.shape)
+        kernels = [self._kernel(place, self.compute_dtype) for place in range(len(self._kernels))]
         if self.efficient:
             bias = self.biases[0] if self.use_bias else None
-            logits = efficient_prefix_logits(inputs, self.kernels[0], bias, self.nesting_dims)
+            logits = efficient_prefix_logits(inputs, kernels[0], bias, self.nesting_dims)
         else:
-            logits = separate_prefix_logits(inputs, self.kernels, self.biases, self.nesting_dims)
+            logits = separate_prefix_logits(inputs, kernels, self.biases, self.nesting_dims)
+        return self.activation(ops.stack(logits, axis=-2))
+
+    def _int8_call(self, inputs, dim=None):
+        if dim is not None:
+            return self.activation(self._one_prefix(inputs, dim))
+        self._check_width(inputs.shape)
+        logits = []
+        for start, stop in itertools.pairwise((0, *self.nesting_dims)):
+            if self.efficient and start:
+                block = self.block_logits(inputs[..., start:stop], start, stop)
+                logits.append(ops.add(logits[-1], block))
+            else:
+                logits.append(self._one_prefix(inputs, stop))
         return self.activation(ops.stack(logits, axis=-2))
 
     def prefix_logits(self, x, dim):
@@ -223,10 +247,13 @@ class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
         """The logits of the prefix `dim`, from the built layer's weights."""
         position = self._checked_prefix(x.shape, dim)
         x = ops.cast(x, self.compute_dtype)
-        kernel = ops.cast(self.kernels[position], self.compute_dtype)
-        logits = ops.matmul(x[..., :dim], kernel[:dim])
-        if self.use_bias:
-            logits = ops.add(logits, ops.cast(self.biases[position], self.compute_dtype))
+        edges = [0, dim]
+        if self.efficient and self.quantization_mode:
+            edges[1:1] = [edge for edge in self.nesting_dims if edge < dim]
+        logits = ops.cast(self.biases[position], self.compute_dtype) if self.use_bias else None
+        for start, stop in itertools.pairwise(edges):
+            product = self._times(x[..., start:stop], position, start, stop)
+            logits = product if logits is None else ops.add(logits, product)
         return logits
 
     def block_logits(self, x, start, stop):
@@ -260,7 +287,7 @@ class MatryoshkaDense(HeldBySiblings, keras.layers.Layer):
                 f"Received the block from {start} to {stop} and shape {tuple(x.shape)}."
             )
         x = ops.cast(ops.convert_to_tensor(x), self.compute_dtype)
-        logits = ops.matmul(x, ops.cast(self.kernels[0], self.compute_dtype)[start:stop])
+        logits = self._times(x, 0, start, stop)
         if start == 0 and self.use_bias:
             logits = ops.add(logits, ops.cast(self.biases[0], self.compute_dtype))
         return logits

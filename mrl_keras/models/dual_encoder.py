@@ -3,6 +3,7 @@
 import keras
 
 from mrl_keras.layers import GatheredBatch, MatryoshkaSimilarity
+from mrl_keras.models.chunked_encoder import named_model
 from mrl_keras.nesting import NestingDims
 
 TOWERS = ("image_tower", "text_tower")
@@ -18,7 +19,8 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
 
     Args:
         image_tower: `keras.Model`, one input -> (batch, d), such as `image_backbone` makes.
-            Any two towers do, of images, texts or else.
+            Any two towers do, of images, texts or else; a `ChunkedEncoder` around one trains it
+            on large batches in the memory of small ones.
         text_tower: `keras.Model`, one or several inputs -> (batch, d), such as `text_embedder`
             makes, with `pooling="cls"` as in ALIGN.
         nesting_dims: `NestingDims` or list of ints that ends at d.
@@ -69,8 +71,7 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
         if taken:
             raise ValueError(f"The towers must have inputs of different names. Both have {taken}.")
         inputs |= named
-        # A model of its own with the wanted name, which shares the tower's layers.
-        outputs.append(keras.Model(tower.input, tower.output, name=name)(tower.input))
+        outputs.append(named_model(tower, name)(tower.input))
     image, text = outputs
     similarity = MatryoshkaSimilarity(
         dims,

@@ -1,9 +1,9 @@
 """Keras layers that answer "[MASK]": where it stands, and the likeliest pieces there."""
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
 from mrl_keras.data.text.wordpiece import checked_vocabulary
 from mrl_keras.registry import register
@@ -77,6 +77,7 @@ class TopPieces(keras.layers.Layer):
     """
 
     def __init__(self, vocabulary, k=5, **kwargs):
+        tf.require_backend("TopPieces")
         super().__init__(**kwargs)
         self._vocabulary = checked_vocabulary(vocabulary)
         self.k = whole_number(k, "`k`")

@@ -1,4 +1,4 @@
-"""Masked language models: BERT and a nested head that is tied to its word embeddings."""
+"""Masked language models: an encoder and a nested head that is tied to its word embeddings."""
 
 import keras
 from keras import ops
@@ -8,13 +8,17 @@ from mrl_keras.data.text.wordpiece import SpecialIds
 from mrl_keras.layers import MaskedLMHead
 from mrl_keras.models.garden.text import INPUTS
 from mrl_keras.models.mask_filling import TokenPlaces, TopPieces
-from mrl_keras.models.text_embedder import MaskedMean
+from mrl_keras.models.pooling import MaskedMean
 from mrl_keras.nesting import NestingDims
 
 POSITIONS, LABELS = "masked_lm_positions", "masked_lm_ids"
+# What KerasHub's backbones call the inputs.
+HUB_NAMES = dict(zip(INPUTS, ("token_ids", "padding_mask", "segment_ids"), strict=True))
 
 
-def masked_lm(encoder, nesting_dims, length, positions, **options):
+def masked_lm(
+    encoder, nesting_dims, length, positions, embedding=None, names=None, output=None, **options
+):
     """An encoder and `MaskedLMHead`, whose classifiers are slices of the word embedding table.
 
     Compile it with `MatryoshkaLoss(MaskedLMCrossentropy())` and, as `weighted_metrics`,
@@ -22,22 +26,32 @@ def masked_lm(encoder, nesting_dims, length, positions, **options):
     `mrl_keras.data.masked_lm_batches` gives.
 
     Args:
-        encoder: Keras layer, a dict of "input_word_ids", "input_mask" and "input_type_ids" ->
-            a dict with "sequence_output" (batch, length, d), which has its word embedding table
-            as `embeddings` (vocabulary, d), such as `GardenBert`.
+        encoder: `GardenBert`, a backbone of KerasHub, or a Keras layer or model of one's own: a
+            dict of token ids and, where it takes them, mask and types, each (batch, length), ->
+            (batch, length, d), alone or in a dict.
         nesting_dims: `NestingDims` or list of ints that ends at d.
         length: int, tokens of a sequence.
         positions: int, masked tokens of a sequence.
+        embedding: the encoder's word embedding layer, with the table `embeddings` (vocabulary, d).
+            Default None, its `token_embedding`, as in KerasHub, or the encoder itself, as in
+            Model Garden.
+        names: dict from "input_word_ids", "input_mask" and "input_type_ids" to the names that the
+            encoder has for those it takes, such as `{"input_word_ids": "tokens"}`. Default None,
+            the same names, or KerasHub's "token_ids", "padding_mask" and "segment_ids".
+        output: str, which of the encoder's outputs. Default None, the only one, or
+            "sequence_output".
         **options: further arguments of `MaskedLMHead`.
 
     Returns:
-        `keras.Model`: a dict of the encoder's three inputs, each int32 (batch, length), and
+        `keras.Model`: a dict of "input_word_ids", "input_mask" and "input_type_ids", whatever the
+        encoder calls them, each int32 (batch, length), and
         "masked_lm_positions" and "masked_lm_ids", each int32 (batch, positions) -> (batch,
         positions, prefixes, 2), the label's crossentropy and whether it is the top-1. The head
         is its layer "head".
 
     Raises:
-        ValueError: an encoder without a table, or dims that don't end at d.
+        ValueError: an encoder without a table, inputs or outputs of other names, or dims that
+            don't end at d.
 
     Example:
 
@@ -60,12 +74,58 @@ def masked_lm(encoder, nesting_dims, length, positions, **options):
     """
     length = whole_number(length, "`length`")
     inputs = {name: keras.Input((length,), dtype="int32", name=name) for name in INPUTS}
-    hidden = encoder(inputs)["sequence_output"]
+    hidden = _hidden(encoder, inputs, names, output)
     slots = whole_number(positions, "`positions`")
     masks = {n: keras.Input((slots,), dtype="int32", name=n) for n in (POSITIONS, LABELS)}
-    head = MaskedLMHead(encoder, nesting_dims, name="head", **options)
+    if embedding is None:
+        embedding = getattr(encoder, "token_embedding", encoder)
+    head = MaskedLMHead(embedding, nesting_dims, name="head", **options)
     scores = head([hidden, masks[POSITIONS], masks[LABELS]])
     return keras.Model({**inputs, **masks}, scores, name="masked_lm")
+
+
+def _hidden(encoder, inputs, names, output):
+    """The encoder's states (batch, length, d) of `inputs`, a dict by the names of `INPUTS`."""
+    taken = encoder.input if isinstance(getattr(encoder, "input", None), dict) else None
+    if names is None:
+        own = taken is not None and HUB_NAMES["input_word_ids"] in taken
+        names = HUB_NAMES if own else dict.fromkeys(INPUTS)
+    if unknown := set(names) - set(INPUTS):
+        raise ValueError(f"`names` must have keys of {INPUTS}. Received {sorted(unknown)}.")
+    given = {theirs or ours: inputs[ours] for ours, theirs in names.items()}
+    if taken is not None:
+        if missing := set(taken) - set(given):
+            raise ValueError(
+                f"The encoder has the inputs {sorted(taken)}, and {sorted(missing)} are not given. "
+                f"Say by `names` which of {INPUTS} each is; other inputs are not supported."
+            )
+        given = {name: given[name] for name in taken}
+    named = encoder.output if taken is not None else None
+    if isinstance(named, dict) and (output or "sequence_output") in named:
+        # Without what leads to its other outputs alone, such as a pooler, which has no gradient.
+        chosen = named[output or "sequence_output"]
+        encoder = keras.Model(encoder.input, chosen, name=encoder.name)
+    states = encoder(given)
+    if isinstance(states, dict):
+        output = output or "sequence_output"
+        if output not in states:
+            raise ValueError(
+                f"`output` must be one of the encoder's, {sorted(states)}. Received {output!r}."
+            )
+        states = states[output]
+    if len(getattr(states, "shape", ())) != 3:
+        raise ValueError(
+            "The encoder must give vectors of its tokens (batch, length, d). Received "
+            f"{states!r}: choose another `output`."
+        )
+    return states
+
+
+def _states_of(model, inputs):
+    """The states that the head of a masked language model reads, for tensors by `INPUTS`."""
+    hidden = model.get_layer("head").input[0]
+    encoder = keras.Model({name: model.input[name] for name in INPUTS}, hidden, name="encoder")
+    return encoder({name: inputs[name] for name in INPUTS})
 
 
 def masked_lm_at(model, nesting_dims):
@@ -80,17 +140,10 @@ def masked_lm_at(model, nesting_dims):
         `keras.Model` as `model`, which shares its encoder, and has a copy of its head's weights.
     """
     head = model.get_layer("head")
-    inputs = {tensor.name: tensor.shape[1] for tensor in model.inputs}
-    options = MaskedLMHead.from_config(head.get_config())
-    other = masked_lm(
-        head.embedding,
-        nesting_dims,
-        inputs["input_word_ids"],
-        inputs[POSITIONS],
-        activation=options.activation,
-        layer_norm_epsilon=head.layer_norm_epsilon,
-        block_size=head.block_size,
-    )
+    names = ("activation", "kernel_initializer", "layer_norm_epsilon", "block_size")
+    options = {name: head.get_config()[name] for name in names}
+    scores = MaskedLMHead(head.embedding, nesting_dims, name="head", **options)(head.input)
+    other = keras.Model(model.input, scores, name=model.name)
     for mine, theirs in zip(other.get_layer("head").weights, head.weights, strict=True):
         if mine is not theirs:
             mine.assign(theirs)
@@ -114,7 +167,7 @@ def masked_lm_embedder(model, tokens, width=None):
     head = model.get_layer("head")
     text = keras.Input((), dtype="string", name="text")
     inputs = tokens(text)
-    states = head.normalization(head.transform(head.embedding(inputs)["sequence_output"]))
+    states = head.normalization(head.transform(_states_of(model, inputs)))
     embedding = MaskedMean()([states, inputs["input_mask"]])
     return keras.Model(text, embedding[:, : width or head.nesting_dims.width], name="embedder")
 
@@ -146,7 +199,7 @@ def mask_filler(model, tokens, masks=8, k=5, nesting_dims=None):
     text = keras.Input((), dtype="string", name="text")
     inputs = tokens(text)
     places = TokenPlaces(SpecialIds.of(tokens.vocabulary).mask, masks)(inputs["input_word_ids"])
-    hidden = head.embedding(inputs)["sequence_output"]
+    hidden = _states_of(model, inputs)
     logits = head([hidden, ops.maximum(places, 0)])
     if nesting_dims is not None:
         kept = [head.nesting_dims.index(dim) for dim in NestingDims(nesting_dims)]

@@ -13,7 +13,8 @@ from mrl_keras.checks import whole_number
 from mrl_keras.files import as_path
 from mrl_keras.retrieval.bulk.fingerprints import digest_of
 from mrl_keras.retrieval.bulk.search import DEFAULT_CHUNK_QUERIES, QuerySource, run_bulk_search
-from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
+from mrl_keras.retrieval.index.nested_index import NestedIndex
+from mrl_keras.retrieval.index.results import SearchResult
 from mrl_keras.retrieval.plan import SearchPlan
 
 

@@ -1,53 +1,17 @@
 """Text embedders: BERT, pooled to one embedding, trained on pairs of sentences."""
 
 import keras
-from keras import ops
 
 from mrl_keras.layers import GatheredBatch, MatryoshkaPairwiseCosine, MatryoshkaSimilarity
+from mrl_keras.models.chunked_encoder import named_model
+from mrl_keras.models.garden.backbone import layer_name
 from mrl_keras.models.garden.text import INPUTS, GardenBert
+from mrl_keras.models.hub import projected
+from mrl_keras.models.nested_layers import NestedLayers
+from mrl_keras.models.pooling import POOLINGS, pooled
 from mrl_keras.nesting import NestingDims
-from mrl_keras.registry import register
 
-POOLINGS = ("mean", "cls")
 SIDES = ("first", "second")
-
-
-@register
-class MaskedMean(keras.layers.Layer):
-    """The mean of a sequence's vectors, padding left out.
-
-    y = sum_t mask[t] x[t] / max(sum_t mask[t], 1)
-
-    Args:
-        **kwargs: `name`, `dtype`.
-
-    Input shape:
-        A list of the sequence (batch, length, d) and the mask (batch, length), 1 for tokens and
-        0 for padding.
-
-    Output shape:
-        (batch, d).
-
-    Example:
-
-    >>> from mrl_keras.models.text_embedder import MaskedMean
-    >>> sequence = np.array([[[1.0], [3.0], [9.0]]], "float32")
-    >>> MaskedMean()([sequence, np.array([[1, 1, 0]])]).numpy().tolist()
-    [[2.0]]
-    """
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-
-    def call(self, inputs):
-        sequence, mask = inputs
-        weights = ops.expand_dims(ops.cast(mask, sequence.dtype), 2)
-        tokens = ops.maximum(ops.sum(weights, axis=1), 1.0)
-        return ops.sum(ops.multiply(sequence, weights), axis=1) / tokens
-
-    def compute_output_shape(self, input_shape):
-        batch, _, width = input_shape[0]
-        return (batch, width)
 
 
 def text_embedder(length, width=None, pooling="mean", **options):
@@ -63,7 +27,8 @@ def text_embedder(length, width=None, pooling="mean", **options):
 
     Returns:
         `keras.Model`: a dict of "input_word_ids", "input_mask" and "input_type_ids", each int32
-        (batch, length) -> (batch, d).
+        (batch, length) -> (batch, d). With the option `output_layers`, such as [4, 8, 12],
+        `NestedLayers`: a dict of (batch, d) by "layer4", "layer8", "layer12".
 
     Raises:
         ImportError: tf-models-official is not installed.
@@ -83,14 +48,13 @@ def text_embedder(length, width=None, pooling="mean", **options):
     options = {"max_length": length, "pooler": False, "name": "bert", **options}
     bert = GardenBert(**options)
     inputs = {name: keras.Input((length,), dtype="int32", name=name) for name in INPUTS}
-    sequence = bert(inputs)["sequence_output"]
-    if pooling == "mean":
-        embedding = MaskedMean(name="pooling")([sequence, inputs["input_mask"]])
-    else:
-        embedding = sequence[:, 0]
-    if width not in (None, bert.hidden_size):
-        embedding = keras.layers.Dense(width, name="embedding")(embedding)
-    return keras.Model(inputs, embedding, name="text_embedder")
+    network = keras.Model(inputs, bert(inputs))
+    width = None if width == bert.hidden_size else width
+    if bert.output_layers:
+        names = [layer_name(number) for number in bert.output_layers]
+        return NestedLayers(network, names, pooling, width, name="text_embedder")
+    encoder = projected(pooled(network, pooling, "sequence_output"), width)
+    return keras.Model(inputs, encoder.output, name="text_embedder")
 
 
 def sentence_pairs(embedder, nesting_dims, temperature=0.05):
@@ -104,8 +68,12 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
     - "cosine" (batch, prefixes, 1): each pair's own cosine, for scores: `MatryoshkaLoss` around
       `CoSENT`, or around any regression loss.
 
+    Of `NestedLayers` each layer has its own, "similarity_layer4" and "cosine_layer4" for example.
+
     Args:
-        embedder: `keras.Model`, a dict of inputs -> (batch, d), such as `text_embedder` makes.
+        embedder: `keras.Model`, a dict of inputs -> (batch, d), such as `text_embedder` makes, or
+            `NestedLayers`; a `ChunkedEncoder` around an encoder (batch, d) trains on large batches
+            in the memory of small ones.
         nesting_dims: `NestingDims` or list of ints that ends at d.
         temperature: float above 0 of "similarity". Default 0.05.
 
@@ -132,15 +100,18 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
 
     Source: arXiv 1705.00652, Section 4 (in-batch negatives); arXiv 2205.13147, Section 3.
     """
-    shape = getattr(embedder, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(embedder.input, dict):
+    layers = getattr(embedder, "output", None)
+    layers = layers if isinstance(layers, dict) else {"": layers}
+    shapes = {tuple(getattr(embedding, "shape", ())) for embedding in layers.values()}
+    shape = next(iter(shapes))
+    if len(shapes) > 1 or len(shape) != 2 or not isinstance(getattr(embedder, "input", 0), dict):
         raise ValueError(
             "`embedder` must be a functional keras.Model of a dict of inputs that ends in an "
-            f"embedding (batch, d). Received {embedder!r} with output shape {shape}."
+            "embedding (batch, d), or in a dict of such. Received "
+            f"{embedder!r} with outputs of the shapes {sorted(shapes)}."
         )
     dims = NestingDims(nesting_dims, width=shape[1])
-    # A model of its own with the wanted name, which shares the embedder's layers.
-    named = keras.Model(embedder.input, embedder.output, name="embedder")
+    named = named_model(embedder, "embedder")
     inputs, embeddings = {}, []
     for side in SIDES:
         own = {
@@ -149,13 +120,20 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
         }
         inputs |= {tensor.name: tensor for tensor in own.values()}
         embeddings.append(named(own))
-    first, second = embeddings
-    similarity = MatryoshkaSimilarity(
-        dims, temperature=temperature, dtype="float32", name="similarity"
-    )
-    everything = GatheredBatch(dtype="float32", name="gathered")(second)
-    outputs = {
-        "similarity": similarity([first, everything]),
-        "cosine": MatryoshkaPairwiseCosine(dims, dtype="float32", name="cosine")([first, second]),
-    }
+    first, second = (found if isinstance(found, dict) else {"": found} for found in embeddings)
+    outputs = {}
+    for name in layers:
+        suffix = f"_{name}" if name else ""
+        outputs |= _compared(first[name], second[name], dims, temperature, suffix)
     return keras.Model(inputs, outputs, name="sentence_pairs")
+
+
+def _compared(first, second, dims, temperature, suffix):
+    """The outputs of `sentence_pairs` for two embeddings (batch, d), with names that end alike."""
+    similarity = MatryoshkaSimilarity(
+        dims, temperature=temperature, dtype="float32", name=f"similarity{suffix}"
+    )
+    cosine = MatryoshkaPairwiseCosine(dims, dtype="float32", name=f"cosine{suffix}")
+    everything = GatheredBatch(dtype="float32", name=f"gathered{suffix}")(second)
+    found = similarity([first, everything]), cosine([first, second])
+    return dict(zip((similarity.name, cosine.name), found, strict=True))

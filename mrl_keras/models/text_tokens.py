@@ -1,8 +1,8 @@
 """BERT's tokenizer as a Keras layer, so that a model takes raw text."""
 
 import keras
-import tensorflow as tf
 
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.data.text.wordpiece import Wordpiece
 from mrl_keras.registry import register
 
@@ -51,11 +51,7 @@ class BertTokens(keras.layers.Layer):
 
     def __init__(self, vocabulary, length, lower_case=True, kept=(), **kwargs):
         super().__init__(**{"trainable": False, **kwargs})
-        if keras.config.backend() != "tensorflow":
-            raise ValueError(
-                "BertTokens runs on Keras' TensorFlow backend only. Received the backend "
-                f"{keras.config.backend()!r}: set KERAS_BACKEND=tensorflow."
-            )
+        tf.require_backend("BertTokens")
         self._wordpiece = Wordpiece(vocabulary, length, lower_case, kept)
         # One traced function, whatever the number of callers: it holds the vocabulary's table.
         self._function = tf.function(

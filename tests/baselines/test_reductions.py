@@ -6,6 +6,7 @@ from mrl_keras.baselines import (
     PCA,
     SVD,
     ClassifierSVD,
+    ClassifierTruncation,
     RandomFeatures,
     RandomProjection,
     Truncation,
@@ -43,6 +44,15 @@ def test_random_projection_keeps_squared_lengths_on_average():
         (RandomProjection(seed).fit(TRAIN).transform(x, 3) ** 2).sum() for seed in range(2000)
     ]
     assert np.mean(lengths) == pytest.approx(6.0, rel=0.06)
+
+
+@pytest.mark.parametrize("dim", [1, 5, 6])
+def test_classifier_of_the_first_rows(dim):
+    kernel, bias = RNG.standard_normal((6, 8)), RNG.standard_normal(8)
+    cut = ClassifierTruncation().fit(kernel, bias)
+    expected = TEST[:, :dim] @ kernel[:dim] + bias
+    np.testing.assert_allclose(cut.logits(TEST, dim), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(cut.transform(TEST, dim), TEST[:, :dim], rtol=1e-6)
 
 
 def test_classifier_of_low_rank():

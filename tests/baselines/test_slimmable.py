@@ -135,3 +135,12 @@ def test_errors():
 
 def pooled_twice(images, dense):
     return keras.layers.GlobalAveragePooling2D()(dense(dense(images)))
+
+
+def test_quantised_weights_are_refused():
+    layer = Slimmable(keras.layers.Dense(4))
+    x = np.ones((2, 3), "float32")
+    layer(x)
+    layer.layer.quantize("int8")
+    with pytest.raises(ValueError, match="quantise a plain"):
+        layer(x)

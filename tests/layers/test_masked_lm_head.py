@@ -306,3 +306,24 @@ def test_inputs_that_do_not_fit(inputs):
 def test_a_tensor_instead_of_a_list():
     with pytest.raises(ValueError, match=r"takes a list of hidden states"):
         built_head()(HIDDEN)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have:UserWarning")
+@pytest.mark.parametrize("kind", [keras.layers.Embedding, keras.layers.ReversibleEmbedding])
+def test_an_embedding_quantised_to_int8_is_read_by_its_scales(kind):
+    keras.utils.set_random_seed(0)
+    tokens, positions = keras.Input((6,), dtype="int32"), keras.Input((2,), dtype="int32")
+    labels = keras.Input((2,), dtype="int32")
+    embedding = kind(30, 8, embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0))
+    head = MaskedLMHead(embedding, [4, 8])
+    hidden = keras.layers.Dense(8)(embedding(tokens))
+    logits = keras.Model([tokens, positions], head([hidden, positions]))
+    scores = keras.Model([tokens, positions, labels], head([hidden, positions, labels]))
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(0, size, (4, n)) for size, n in ((30, 6), (6, 2), (30, 2))]
+    before = as_numpy(logits(inputs[:2])), as_numpy(scores(inputs))[..., 0]
+    scores.quantize("int8")
+    assert embedding.dtype_policy.quantization_mode == "int8"
+    after = as_numpy(logits(inputs[:2])), as_numpy(scores(inputs))[..., 0]
+    for old, new in zip(before, after, strict=True):
+        assert 0 < np.abs(new - old).max() < 0.05 * np.abs(old).max()

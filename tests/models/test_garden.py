@@ -116,6 +116,51 @@ def test_training_reaches_every_weight_and_statistic(trainable):
     )
 
 
+def blocks_of(whole, depth, others):
+    """The weights of the first `depth` blocks and of the stages `others`, by name."""
+    kept = [variable for stage in others for variable in whole.stage_variables(stage)]
+    kept += [v for number in range(depth) for v in whole.stage_variables(f"block{number}")]
+    return {variable.name: np.asarray(variable) for variable in kept}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("vit", {}), ("vit", {"pooler": "gap"}), ("bert", {"pooler": False})],
+    ids=["token", "gap", "bert"],
+)
+def test_the_output_of_a_layer_is_that_of_a_network_that_ends_there(kind, options):
+    make, data = KINDS[kind]
+    keras.utils.set_random_seed(2)
+    whole = make(output_layers=[1, 2], **options)
+    if kind == "vit":
+        shorter = GardenViT(
+            8, image_shape=(32, 32, 3), hidden_size=16, num_layers=1, num_heads=2, mlp_dim=32,
+            **options,
+        )  # fmt: skip
+        others = ("stem", "norm")
+    else:
+        sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "inner_dim": 32}
+        shorter, others = GardenBert(50, **sizes, **options), ("embeddings",)
+    weights = blocks_of(whole, 1, others)
+    assert {variable.name for variable in shorter.variables} == set(weights)
+    for variable in shorter.variables:
+        variable.assign(weights[variable.name])
+    alone = make(**options)  # the same network without the outputs in between
+    assert [v.name for v in alone.variables] == [v.name for v in whole.variables]
+    alone.set_weights(whole.get_weights())
+
+    found = whole(data)
+    for name, network in (("layer1", shorter), ("layer2", alone)):
+        wanted = network(data)
+        wanted = wanted["sequence_output"] if kind == "bert" else wanted
+        np.testing.assert_allclose(np.asarray(found[name]), np.asarray(wanted), atol=1e-5)
+    inputs = keras.tree.map_structure(lambda array: array.shape, data)
+    if kind == "vit":
+        assert whole.compute_output_shape(inputs) == {n: x.shape for n, x in found.items()}
+    assert whole.get_config()["output_layers"] == (1, 2)
+
+
 @pytest.mark.parametrize("kind", ["vit", "bert"])
 def test_training_reaches_dropout(kind):
     make, data = KINDS[kind]
@@ -255,6 +300,8 @@ def test_checkpoints_of_another_network_leave_the_weights(tmp_path):
     [
         (lambda: resnet(frozen=["stage9"]), r"`frozen` must be names of stem, .* \['stage9'\]"),
         (lambda: resnet(dtype="int32"), "`dtype` must be one of float32"),
+        (lambda: vit(output_layers=[3]), r"from 1 to 2. Received \[3\]"),
+        (lambda: bert(output_layers=[2, 1]), "must be ascending numbers of blocks"),
         (lambda: bert(l2=0.1), "`l2` must be 0: Model Garden's BERT regularises nothing"),
         (lambda: resnet(l2=-1.0), "`l2` must be a finite number of at least 0. Received -1.0"),
         (lambda: GardenResNet(19), "Received 19"),

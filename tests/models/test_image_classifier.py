@@ -53,9 +53,9 @@ def test_errors():
         image_classifier(backbone(), 3, [2, 4])
     with pytest.raises(ValueError, match=r"must not exceed the embedding width 8\. Received 16"):
         image_classifier(backbone(), 3, [16])
-    images = keras.Input((8, 8, 1))
-    no_embedding = keras.Model(images, keras.layers.Conv2D(2, 3)(images))
-    with pytest.raises(ValueError, match=r"must end in an embedding .*\(None, 6, 6, 2\)"):
-        image_classifier(no_embedding, 3, [2])
+    patches = keras.Input((9, 4))
+    vectors = keras.Model(patches, keras.layers.Dense(2)(patches))
+    with pytest.raises(ValueError, match=r"end in an embedding .*\(None, 9, 2\).*pooling='mean'"):
+        image_classifier(vectors, 3, [2])
     with pytest.raises(ValueError, match="`width` must be at least 1"):
         small_convnet((8, 8, 1), width=0)

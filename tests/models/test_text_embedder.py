@@ -6,7 +6,7 @@ import pytest
 
 from mrl_keras import CoSENT, MatryoshkaLoss, SymmetricContrastive
 from mrl_keras.models import sentence_pairs, text_embedder
-from mrl_keras.models.text_embedder import MaskedMean
+from mrl_keras.models.pooling import MaskedMean
 from tests.support.contracts import check_config_round_trip
 
 RNG = np.random.default_rng(0)

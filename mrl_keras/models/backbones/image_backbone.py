@@ -8,6 +8,7 @@ from mrl_keras.models.backbones.resnet import IMAGENET_DEVIATION, IMAGENET_MEAN,
 from mrl_keras.models.backbones.small_convnet import small_convnet
 from mrl_keras.models.backbones.small_resnet import small_resnet
 from mrl_keras.models.garden.image import GardenResNet, GardenViT
+from mrl_keras.models.hub import hub_image_encoder
 
 NATIVE = {"small_convnet": small_convnet, "small_resnet": small_resnet, "resnet": resnet}
 GARDEN = {"garden:resnet": GardenResNet, "garden:vit": GardenViT}
@@ -18,23 +19,26 @@ def image_backbone(name, image_shape, **options):
 
     Args:
         name: "small_resnet", "small_convnet", "resnet" (the paper's ResNet50), "garden:resnet",
-            "garden:vit", or "applications:NAME" for a network of `keras.applications`.
+            "garden:vit", "applications:NAME" for a network of `keras.applications`, or "hub:NAME"
+            for one of KerasHub: a class such as "hub:ViTBackbone", or a preset.
         image_shape: (height, width, channels); height and width may be None where the network
             takes any.
         **options: what that network takes, such as `width`. For "applications:NAME" also
             `preprocessing`: "own" is what Keras trained that network with, "channels" subtracts
             ImageNet's mean of each channel and divides by its deviation. Default "own" with
-            pretrained `weights`, "channels" without.
+            pretrained `weights`, "channels" without. For "hub:NAME" also `preprocessing` ("own" is
+            what the preset's image converter says), `pooling` ("mean" or "cls"), `output` (which
+            of several), `freeze` and `lora_rank`.
 
     Returns:
         `keras.Model`: (batch, height, width, channels) -> (batch, d).
 
     Raises:
         ValueError: an unknown name, or an option that the network does not take.
-        ImportError: a "garden:" network without tf-models-official.
+        ImportError: a "garden:" network without tf-models-official, a "hub:" one without KerasHub.
 
     Any other Keras layer or model plugs in without a name: `image_classifier` takes every
-    `keras.Model` from images to (batch, d), KerasHub's backbones among them.
+    `keras.Model` from images to (batch, d), and by `pooling` those to patches.
 
     Example:
 
@@ -50,6 +54,8 @@ def image_backbone(name, image_shape, **options):
         if name in GARDEN:
             return _normalized(GARDEN[name](image_shape=image_shape, **options), image_shape)
         kind, _, of = name.partition(":")
+        if kind == "hub":
+            return hub_image_encoder(of, image_shape, **options)
         if kind == "applications" and hasattr(keras.applications, of):
             made = getattr(keras.applications, of)
             options = {"weights": None, **options}
@@ -62,7 +68,7 @@ def image_backbone(name, image_shape, **options):
             return _normalized(network, image_shape)
     except TypeError as error:
         raise ValueError(f"The backbone {name!r} does not take {options}: {error}") from error
-    known = [*NATIVE, *GARDEN, "applications:ResNet50"]
+    known = [*NATIVE, *GARDEN, "applications:ResNet50", "hub:ViTBackbone"]
     raise ValueError(f"The backbone's name must be one of {known}. Received {name!r}.")
 
 

@@ -22,7 +22,8 @@ def small_resnet(
         max_value: the largest raw pixel value; the model maps 0 ... `max_value` to -2 ... 2, so
             that it takes raw images. Default 255.
         filters: channels of each stage. Default (32, 64, 128).
-        blocks: int, residual blocks in each stage. Default 1.
+        blocks: int, residual blocks in each stage, or one int for each stage; 0 leaves a stage
+            with its stem or stride alone. Default 1.
         stem_strides: int, 1 or 2; 2 computes everything at half the resolution. Default 1.
 
     Returns:
@@ -31,7 +32,7 @@ def small_resnet(
         behind for their batch normalisations.
 
     Raises:
-        ValueError: a number out of range, or no stage.
+        ValueError: a number out of range, no stage, or other than one number of blocks for each.
 
     Example:
 
@@ -41,10 +42,17 @@ def small_resnet(
 
     Source: arXiv 1512.03385; the zero start arXiv 1706.02677, Section 5.1.
     """
-    width, blocks = whole_number(width, "`width`"), whole_number(blocks, "`blocks`")
+    width = whole_number(width, "`width`")
     filters = [whole_number(n, "Each of `filters`") for n in filters]
     if not filters:
         raise ValueError("`filters` must hold at least one stage. Received none.")
+    blocks = [blocks] * len(filters) if not isinstance(blocks, (list, tuple)) else list(blocks)
+    blocks = [whole_number(n, "`blocks`", least=0) for n in blocks]
+    if len(blocks) != len(filters):
+        raise ValueError(
+            f"`blocks` must be one int, or one for each of the {len(filters)} stages. "
+            f"Received {blocks}."
+        )
     if stem_strides not in (1, 2):
         raise ValueError(f"`stem_strides` must be 1 or 2. Received {stem_strides!r}.")
     images = keras.Input(image_shape, name="images")
@@ -54,7 +62,7 @@ def small_resnet(
         name = f"stage{stage + 2}"
         if stage:
             x = _activated(_convolution(x, f"{name}_down", channels, strides=2))
-        for block in range(blocks):
+        for block in range(blocks[stage]):
             branch = _activated(_convolution(x, f"{name}_block{block}_conv1", channels))
             branch = _convolution(
                 branch, f"{name}_block{block}_conv2", channels, gamma_initializer="zeros"

@@ -11,6 +11,8 @@ import os
 
 import keras
 
+from mrl_keras.checks import whole_number
+from mrl_keras.lazy_tensorflow import require_backend
 from mrl_keras.models.garden.checkpoint import restore
 from mrl_keras.variables import number_from_zero
 
@@ -78,11 +80,13 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
         # trace each of their layers.
         self._hidden = _Hidden(network=network, forward=forward)
         regularized = _regularized(network)
-        # Before any freezing: the order of the variables is the format of the weights file.
-        names = _names_of(forward.variables)
+        # Before any freezing: the order of the variables is the format of the weights file, and
+        # the network's own, whichever outputs it has.
+        reached = {v.ref() for v in forward.variables}
+        variables = [v for v in network.variables if v.ref() in reached]
         pairs = [
             (v, self._wrapped(v, name, v.ref() in regularized))
-            for v, name in zip(forward.variables, names, strict=True)
+            for v, name in zip(variables, _names_of(variables), strict=True)
         ]
         self._hidden.pairs = pairs
         self.adopted = [wrapped for _, wrapped in pairs]
@@ -209,11 +213,7 @@ class _Hidden:
 
 def import_official():
     """TensorFlow, after a check that Model Garden can be used."""
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Model Garden networks run on Keras' TensorFlow backend only. Received the backend "
-            f"{keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow."
-        )
+    require_backend("A network of Model Garden")
     try:
         import official.modeling  # noqa: F401
         import tf_keras  # noqa: F401
@@ -266,6 +266,21 @@ def _rate(value, what):
     if not 0 <= number < float("inf"):
         raise ValueError(f"{what} must be a finite number of at least 0. Received {value!r}.")
     return number
+
+
+def check_layers(numbers, num_layers):
+    """Raise a ValueError unless `numbers` are ascending ints from 1 to `num_layers`."""
+    found = [whole_number(number, "Each of `output_layers`") for number in numbers]
+    if found != sorted(set(found)) or max(found, default=0) > num_layers:
+        raise ValueError(
+            f"`output_layers` must be ascending numbers of blocks, from 1 to {num_layers}. "
+            f"Received {list(numbers)}."
+        )
+
+
+def layer_name(number):
+    """The name of the output after block `number`, counted from 1."""
+    return f"layer{number}"
 
 
 def fraction(value, what):

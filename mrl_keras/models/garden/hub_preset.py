@@ -5,9 +5,8 @@ import re
 import keras
 
 from mrl_keras.files import exists, join, local_copy
+from mrl_keras.models.hub import keras_hub_module
 from mrl_keras.variables import model_variables
-
-PIP = "pip install keras-hub"
 
 # KerasHub's names, and Model Garden's; those of a block after its own name.
 _NAMES = {
@@ -49,10 +48,7 @@ def bert_arrays(path):
         ImportError: KerasHub is not installed.
         ValueError: a preset of another network.
     """
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError(f"The preset {path} needs KerasHub: {PIP}") from error
+    keras_hub = keras_hub_module()
     with local_copy(path) as folder:
         network = keras_hub.models.Backbone.from_preset(folder)
     if not isinstance(network, keras_hub.models.BertBackbone):

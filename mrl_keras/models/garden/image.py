@@ -3,7 +3,13 @@
 import dataclasses
 
 from mrl_keras.checks import whole_number
-from mrl_keras.models.garden.backbone import GardenBackbone, fraction, split_options
+from mrl_keras.models.garden.backbone import (
+    GardenBackbone,
+    check_layers,
+    fraction,
+    layer_name,
+    split_options,
+)
 from mrl_keras.registry import register
 
 
@@ -175,8 +181,10 @@ class ViTOptions:
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
     pooler: str = "token"
+    output_layers: tuple[int, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "output_layers", tuple(self.output_layers))
         for name in ("dropout", "attention_dropout", "stochastic_depth"):
             fraction(getattr(self, name), f"`{name}`")
         _one_of(self.pooler, ("token", "gap", "none"), "`pooler`")
@@ -206,6 +214,8 @@ class GardenViT(GardenBackbone):
             are dropped in training. Default 0.0.
         pooler: "token" is the class token's output, "gap" the mean over the patches, "none"
             the outputs of all patches. Default "token".
+        output_layers: numbers of blocks, from 1 to `num_layers`, ascending: what the network would
+            give if it ended after each of those, see `NestedLayers`. Default (), its end alone.
         l2: float, the factor of the sum of squares of each kernel, as a regularisation loss.
             Default 0.0.
 
@@ -213,7 +223,8 @@ class GardenViT(GardenBackbone):
         (batch, height, width, channels), normalised floats.
 
     Output shape:
-        (batch, hidden_size); with pooler "none" (batch, patches, hidden_size).
+        (batch, hidden_size); with pooler "none" (batch, patches, hidden_size). With
+        `output_layers` a dict of "layerN" of that shape for each N.
 
     Raises:
         ImportError: tf-models-official is not installed.
@@ -253,6 +264,7 @@ class GardenViT(GardenBackbone):
         self.mlp_dim = whole_number(mlp_dim, "`mlp_dim`")
         self.image_shape = checked_image_shape(image_shape)
         heads_divide_width(self.num_heads, self.hidden_size)
+        check_layers(self.output_layers, self.num_layers)
         if any(n is None or n % self.patch_size for n in self.image_shape[:2]):
             raise ValueError(
                 f"The height and width of `image_shape` must be multiples of `patch_size` "
@@ -278,6 +290,8 @@ class GardenViT(GardenBackbone):
             pooler=self.pooler,
             kernel_regularizer=_l2(self.l2),
         )
+        if self.output_layers:
+            return network, tf_keras.Model(network.inputs, self._layer_outputs(network))
         if self.pooler == "none":
             output = network.output["encoded_tokens"]
         else:
@@ -285,9 +299,25 @@ class GardenViT(GardenBackbone):
             output = tf_keras.layers.Reshape((self.hidden_size,), name="embedding")(output)
         return network, tf_keras.Model(network.inputs, output)
 
+    def _layer_outputs(self, network):
+        """The encoder's own steps once more: Model Garden gives the last block's output alone."""
+        import tensorflow as tf
+
+        encoder, found = _encoder(network), {}
+        x = encoder._dropout(encoder._pos_embed(encoder.input))
+        for number, block in enumerate(encoder._encoder_layers, start=1):
+            x = block(x)
+            if number in self.output_layers:
+                output = encoder._norm(x)
+                if self.pooler == "token":
+                    output = output[:, 0]
+                elif self.pooler == "gap":
+                    output = tf.reduce_mean(output, axis=1)
+                found[layer_name(number)] = output
+        return found
+
     def _stage_layers(self):
-        layers = self.network.layers
-        encoder = next(layer for layer in layers if type(layer).__name__ == "Encoder")
+        layers, encoder = self.network.layers, _encoder(self.network)
         parts = [encoder._pos_embed]
         stem = [layer for layer in layers[: layers.index(encoder)] if layer.weights]
         blocks = {f"block{i}": [block] for i, block in enumerate(encoder._encoder_layers)}
@@ -298,7 +328,8 @@ class GardenViT(GardenBackbone):
             self.image_shape[1] // self.patch_size
         )
         tokens = (patches,) if self.pooler == "none" else ()
-        return (input_shape[0], *tokens, self.hidden_size)
+        shape = (input_shape[0], *tokens, self.hidden_size)
+        return dict.fromkeys(map(layer_name, self.output_layers), shape) or shape
 
     def get_config(self):
         return {
@@ -310,6 +341,11 @@ class GardenViT(GardenBackbone):
             "mlp_dim": self.mlp_dim,
             "image_shape": list(self.image_shape),
         }
+
+
+def _encoder(network):
+    """The layer of a VisionTransformer that holds its blocks."""
+    return next(layer for layer in network.layers if type(layer).__name__ == "Encoder")
 
 
 def checked_image_shape(shape):

@@ -3,7 +3,13 @@
 import dataclasses
 
 from mrl_keras.checks import whole_number
-from mrl_keras.models.garden.backbone import GardenBackbone, fraction, split_options
+from mrl_keras.models.garden.backbone import (
+    GardenBackbone,
+    check_layers,
+    fraction,
+    layer_name,
+    split_options,
+)
 from mrl_keras.models.garden.image import heads_divide_width
 from mrl_keras.registry import register
 
@@ -18,8 +24,10 @@ class BertOptions:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     pooler: bool = True
+    output_layers: tuple[int, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "output_layers", tuple(self.output_layers))
         whole_number(self.type_vocab_size, "`type_vocab_size`")
         for name in ("dropout", "attention_dropout"):
             fraction(getattr(self, name), f"`{name}`")
@@ -51,6 +59,8 @@ class GardenBert(GardenBackbone):
         dropout: float in [0, 1). Default 0.1.
         attention_dropout: float in [0, 1). Default 0.1.
         pooler: bool, the dense layer with tanh on the first token's output. Default True.
+        output_layers: numbers of blocks, from 1 to `num_layers`, ascending: the vectors of all
+            tokens after those blocks are outputs too, see `NestedLayers`. Default ().
         l2: must be 0.0, since BERT has no kernels that Model Garden regularises. Default 0.0.
 
     Input shape:
@@ -58,8 +68,9 @@ class GardenBert(GardenBackbone):
         "input_type_ids", each int (batch, length).
 
     Output shape:
-        A dict of "sequence_output" (batch, length, hidden_size) and, with `pooler`,
-        "pooled_output" (batch, hidden_size).
+        A dict of "sequence_output" (batch, length, hidden_size), with `pooler` "pooled_output"
+        (batch, hidden_size), and for each N of `output_layers` "layerN" (batch, length,
+        hidden_size).
 
     Raises:
         ImportError: tf-models-official is not installed.
@@ -100,6 +111,7 @@ class GardenBert(GardenBackbone):
         self.inner_dim = whole_number(inner_dim, "`inner_dim`")
         self.max_length = whole_number(max_length, "`max_length`")
         heads_divide_width(self.num_heads, self.hidden_size)
+        check_layers(self.output_layers, self.num_layers)
         if self.l2:
             raise ValueError(
                 f"`l2` must be 0: Model Garden's BERT regularises nothing. Received {self.l2}. "
@@ -125,6 +137,8 @@ class GardenBert(GardenBackbone):
         )
         names = ["sequence_output"] + ["pooled_output"] * self.pooler
         outputs = {name: network.output[name] for name in names}
+        for number in self.output_layers:
+            outputs[layer_name(number)] = network.output["encoder_outputs"][number - 1]
         inputs = dict(zip(INPUTS, network.inputs, strict=True))
         return network, tf_keras.Model(inputs, outputs)
 
@@ -162,7 +176,8 @@ class GardenBert(GardenBackbone):
 
     def compute_output_shape(self, input_shape):
         batch, length = input_shape["input_word_ids"]
-        shapes = {"sequence_output": (batch, length, self.hidden_size)}
+        sequences = ["sequence_output", *map(layer_name, self.output_layers)]
+        shapes = dict.fromkeys(sequences, (batch, length, self.hidden_size))
         return {**shapes, "pooled_output": (batch, self.hidden_size)} if self.pooler else shapes
 
     def get_config(self):
