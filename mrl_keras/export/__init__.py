@@ -15,9 +15,9 @@ What a server needs to know:
 - **Custom ops.** A ScaNN shortlist needs a server that links ScaNN's ops, of the versions that the
   manifest names, on a CPU with AVX2 and FMA; the stock TF Serving image lacks them and refuses to
   load the model. The twin runs anywhere: it opens the same leaves and scores them exactly, which
-  takes longer. A model that takes raw text (`mrl_keras.models.BertTokens`) needs a server that
-  links tensorflow-text's ops, as the stock image does, and so does its twin; `custom_ops` in the
-  manifest then names TFText.
+  takes longer. Sign bits and partitions (`IndexOptions`) need no custom ops. A model that takes
+  raw text (`mrl_keras.models.BertTokens`) needs a server that links tensorflow-text's ops, as the
+  stock image does, and so does its twin; `custom_ops` in the manifest then names TFText.
 - **Which signature.** `retrieve` and `retrieve_embeddings` have no optional inputs. Their
   `_dynamic` variants take `k`, `shortlist` and `leaves`; over gRPC a server fills in those that
   are left out, over REST all must be sent. Their `_batch` variants take one number for each row:

@@ -43,6 +43,7 @@ def describe_index(index, search, bounds) -> dict:
             "sizes": list(plan.sizes),
             "k": plan.k,
             "leaves": search.default_leaves,
+            "certified": plan.certified,
         },
         "bounds": {"k": bounds[0], "shortlist": bounds[1], "leaves": search.num_leaves},
     }

@@ -35,6 +35,10 @@ class ServingOptions:
             the same space: the towers of a dual encoder,
             `{"embed_image": image_tower, "embed_text": text_tower}`, one of which is the exported
             `encoder`. Each gives `embedding` (batch, d). Defaults to none.
+        layers: mapping from numbers of layers to encoders of the exported encoder's raw inputs, as
+            `NestedLayers.encoder` makes them, `{4: ..., 8: ..., 12: ...}`: the signature
+            `embed_layer` runs the first one of at least the `layer` that a request asks for.
+            Defaults to none.
         retrievals: mapping from names to `Retrieval`s beside the model's own: with "texts" there
             are `retrieve_texts`, `retrieve_texts_embeddings` and their `_dynamic` and `_batch`
             variants, so that a dual encoder finds images for a text and texts for an image.
@@ -52,9 +56,10 @@ class ServingOptions:
             how the plan was chosen. Defaults to none.
         twin: bool, whether to write the same signatures without custom ops as a second model,
             `directory` + "_plain", with the same version: for servers that do not link ScaNN. It
-            searches the leaves of the same tree exactly. A model whose shortlists are exact needs
-            none of ScaNN's ops, and gets no twin. Custom ops of the encoder itself, such as those
-            of `BertTokens`, are in both. Defaults to `False`.
+            searches the leaves of the same tree exactly. A model whose shortlists are exact, or
+            found by sign bits or a partition, needs none of ScaNN's ops, and gets no twin. Custom
+            ops of the encoder itself, such as those of `BertTokens`, are in both. Defaults to
+            `False`.
         max_k: int, the most rows that one request may ask for. Raised to the plan's `k` where
             that is larger. Defaults to 1,000.
         max_shortlist: int, the longest shortlist that one request may ask for. Raised to the
@@ -77,6 +82,7 @@ class ServingOptions:
     heads: Mapping[str, Callable] = field(default_factory=dict)
     encoders: Mapping[str, Any] = field(default_factory=dict)
     functions: Mapping[str, Callable] = field(default_factory=dict)
+    layers: Mapping[int, Any] = field(default_factory=dict)
     retrievals: Mapping[str, Retrieval] = field(default_factory=dict)
     version: int | None = None
     metrics: Mapping = field(default_factory=dict)
@@ -93,6 +99,8 @@ class ServingOptions:
             whole_number(size, "Each of `warmup_batch_sizes`") for size in self.warmup_batch_sizes
         )
         object.__setattr__(self, "warmup_batch_sizes", sizes)
+        layers = {whole_number(n, "Each of `layers`"): one for n, one in self.layers.items()}
+        object.__setattr__(self, "layers", dict(sorted(layers.items())))
         for name in ("max_k", "max_shortlist"):
             object.__setattr__(self, name, whole_number(getattr(self, name), f"`{name}`"))
         if self.version is not None:

@@ -22,7 +22,12 @@ from mrl_keras.export.graph.module import (
     class_outputs,
 )
 from mrl_keras.export.graph.search import NestedSearch
-from mrl_keras.export.graph.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
+from mrl_keras.export.graph.shortlists import (
+    ExactShortlist,
+    PartitionShortlist,
+    ScannShortlist,
+    SignShortlist,
+)
 from mrl_keras.export.manifest import (
     EXTRA,
     FORMAT_VERSION,
@@ -35,13 +40,21 @@ from mrl_keras.export.options import Retrieval, ServingOptions
 from mrl_keras.export.versions import version_to_write
 from mrl_keras.export.warmup import write_warmup
 from mrl_keras.files import absolute_path, atomic_directory, join
+from mrl_keras.lazy_tensorflow import require_backend
 from mrl_keras.nesting import NestingDims
+from mrl_keras.retrieval import PartitionSearcher, ScannSearcher, SignSearcher
+
+_SHORTLISTS = {
+    ScannSearcher: ScannShortlist,
+    SignSearcher: SignShortlist,
+    PartitionSearcher: PartitionShortlist,
+}
 
 TWIN_SUFFIX = "_plain"
 """What a twin's name has after the model's."""
 
 _OWN_SIGNATURES = re.compile(
-    "serving_default|classify(_adaptive)?|embed|embed_dim|embed_dim_batch|retrieve(_.*)?"
+    "serving_default|classify(_adaptive)?|embed(_dim|_dim_batch|_layer)?|retrieve(_.*)?"
 )
 _OWN_RETRIEVALS = re.compile("(.*_)?(embeddings|dynamic|batch)")
 
@@ -59,10 +72,10 @@ def export_saved_model(
     """Writes `directory`/VERSION/, a SavedModel that TF Serving loads as it is.
 
     The model has the signatures that `ServingModule` lists: `embed`, `embed_dim`,
-    `embed_dim_batch`; `classify`; `classify_adaptive`; one for each of the options' `heads`,
-    `functions`, `encoders` and `retrievals`; `retrieve`, `retrieve_embeddings` and their `_dynamic`
-    and `_batch` variants; `serving_default`. Retrieval gives the answers of
-    `index.search(queries, plan)`.
+    `embed_dim_batch`; `embed_layer`; `classify`; `classify_adaptive`; one for each of the options'
+    `heads`, `functions`, `encoders` and `retrievals`; `retrieve`, `retrieve_embeddings` and their
+    `_dynamic` and `_batch` variants; `serving_default`. Retrieval gives the answers of
+    `index.search(queries, plan)`; of a certified plan, `certified` as well.
 
     Each request reads only the dims that a rerank adds. The ScaNN searcher is built once, while
     the model is loaded. `assets.extra/` holds `manifest.json` (see `load_manifest`) and TF
@@ -70,9 +83,11 @@ def export_saved_model(
 
     Args:
         directory: the model's folder, local or remote; its last part is the model's name.
-        encoder: Keras layer or model, raw inputs -> (batch, d) embedding.
+        encoder: Keras layer or model, raw inputs -> (batch, d) embedding. Of a task of KerasHub, or
+            of `MatryoshkaTextEmbedder`, the preprocessor is exported with it: the model then reads
+            strings, "text" (batch,), or images.
         nesting_dims: `NestingDims` or ints that end at the width d. Default `None`, those of the
-            classifier where it has any, else those of the index.
+            classifier where it has any, else those of the index or of the encoder.
         classifier: optional Keras layer or model, (batch, d) embedding -> nested logits
             (batch, prefixes, classes), such as `MatryoshkaDense`. `classify` serves its full
             width; where the layer has `prefix_logits`, no other prefix is computed. An
@@ -104,17 +119,13 @@ def export_saved_model(
     ('1', ['embed', 'embed_dim', 'embed_dim_batch', 'serving_default'])
     """
     directory = absolute_path(directory, "`directory`")
-    if keras.config.backend() != "tensorflow":
-        raise ValueError(
-            "A SavedModel needs Keras on its TensorFlow backend. Keras runs on "
-            f"{keras.config.backend()!r}; set KERAS_BACKEND=tensorflow and load the weights there."
-        )
+    require_backend("A SavedModel")
     options = options or ServingOptions()
     cascade = None
     if isinstance(classifier, AdaptiveClassifier):
         adaptive, classifier = classifier, classifier.classifier
         cascade = adaptive.policy
-    dims = _nesting_dims(nesting_dims, classifier, index)
+    dims = _nesting_dims(nesting_dims, classifier, index, encoder)
     _check_retrieval(dims, index, plan)
     _check_names([*options.heads, *options.functions, *options.encoders])
     _check_retrievals(dims, index, options)
@@ -131,7 +142,9 @@ def export_saved_model(
         return made[id(other)]
 
     others = {name: inputs_of(other) for name, other in options.encoders.items()}
-    parts = ServedParts(inputs_of(encoder), heads, others, dict(options.functions))
+    layers = {number: inputs_of(other) for number, other in options.layers.items()}
+    _check_layers(inputs_of(encoder), layers)
+    parts = ServedParts(inputs_of(encoder), heads, others, dict(options.functions), layers)
     retrievals = {} if index is None else {"retrieve": Retrieval(encoder, index, plan)}
     retrievals |= {f"retrieve_{name}": other for name, other in options.retrievals.items()}
 
@@ -160,6 +173,7 @@ def export_saved_model(
                 "nesting_dims": list(dims),
                 "metrics": plain_numbers(options.metrics),
                 "encoders": sorted(options.encoders),
+                "layers": list(options.layers),
                 "cascade": None if cascade is None else cascade.to_dict(),
                 "retrieval": described.pop("retrieve", None),
                 "retrievals": {name.partition("_")[2]: one for name, one in described.items()},
@@ -193,6 +207,7 @@ def _write(folder, module, about, options):
             "embed": None,
             "embed_dim": "l2 of the prefix",
             "embed_dim_batch": "l2 of each row's prefix, zeros after it",
+            **dict.fromkeys(["embed_layer"] if about["layers"] else []),
             **dict.fromkeys(about["encoders"]),
         },
         "custom_ops": custom_ops,
@@ -217,8 +232,9 @@ def _served_search(retrieval, inputs, tree_search, options):
 def _shortlist_class(retrieval):
     """How the main model finds shortlists: as `NestedIndex.search` does."""
     shortlist, plan = retrieval.index.shortlist, retrieval.plan
-    scann = shortlist is not None and shortlist.dim == plan.shortlist_dim
-    return ScannShortlist if scann and plan.rerank_dims else ExactShortlist
+    if shortlist is None or shortlist.dim != plan.shortlist_dim or not plan.rerank_dims:
+        return ExactShortlist
+    return _SHORTLISTS[type(shortlist)]
 
 
 def _full_width(classifier, dims):
@@ -238,16 +254,27 @@ def _full_width(classifier, dims):
     return classify
 
 
-def _nesting_dims(nesting_dims, classifier, index):
-    """The given dims, else those of the classifier or of the index."""
+def _nesting_dims(nesting_dims, *parts):
+    """The given dims, else those of the first part that has any: classifier, index, encoder."""
+    known = (getattr(part, "nesting_dims", None) for part in parts)
     if nesting_dims is None:
-        nesting_dims = getattr(classifier, "nesting_dims", getattr(index, "nesting_dims", None))
+        nesting_dims = next((dims for dims in known if dims is not None), None)
     if nesting_dims is None:
         raise ValueError(
-            "The nesting dims are not known: neither a classifier nor an index has them. Give "
+            "The nesting dims are not known: no classifier, index or encoder has them. Give "
             "`nesting_dims`, the prefix sizes up to the embedding's width."
         )
     return NestingDims(nesting_dims)
+
+
+def _check_layers(inputs, layers):
+    for number, other in layers.items():
+        if other.specs != inputs.specs:
+            raise ValueError(
+                "The encoders of `layers` must take the raw inputs of the exported encoder, "
+                f"{list(inputs.specs.values())}. That of layer {number} takes "
+                f"{list(other.specs.values())}."
+            )
 
 
 def _check_retrieval(dims, index, plan):

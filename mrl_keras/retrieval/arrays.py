@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+
+from mrl_keras.retrieval.quantized import QuantizedRows
 
 LOWEST_SCORE = np.finfo(np.float32).min
 """The score of an empty slot: below every real score, and finite, because JSON has no infinity."""
@@ -11,6 +15,7 @@ PAD_INDEX = -1
 """The index of an empty slot; 0 is a row of the database."""
 
 METRICS = ("cosine", "dot")
+_CHUNK_ROWS = 65_536
 
 
 def as_array(values) -> np.ndarray:
@@ -61,12 +66,24 @@ def check_queries(values, width: int) -> np.ndarray:
         return np.ascontiguousarray(matrix, dtype=np.float32)
 
 
-def as_float32(rows: np.ndarray) -> np.ndarray:
-    """`rows` as float32; bfloat16 is widened by shifting its bits, which is exact and fast."""
+def as_float32(rows) -> np.ndarray:
+    """`rows`, an array or `QuantizedRows`, as float32.
+
+    bfloat16 is widened by shifting its bits, which is exact and fast.
+    """
+    if isinstance(rows, QuantizedRows):
+        return rows.float32()
     if rows.dtype.name == "bfloat16":
         return (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
         return np.asarray(rows, dtype=np.float32)
+
+
+def prefix_chunks(blocks: Sequence) -> Iterator[np.ndarray]:
+    """A prefix of all rows from its blocks, float32 chunks (rows, dims)."""
+    for start in range(0, len(blocks[0]), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        yield np.concatenate([as_float32(block[part]) for block in blocks], axis=1)
 
 
 def squared_norms(rows: np.ndarray) -> np.ndarray:

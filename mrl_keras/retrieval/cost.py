@@ -8,11 +8,15 @@ from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval.plan import SearchPlan
 
-_STORAGE_BYTES = {"float32": 4, "bfloat16": 2}
+_STORAGE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 def mflops_per_query(
-    n_rows: int, plan: SearchPlan, num_leaves: int | None = None, incremental: bool = False
+    n_rows: int,
+    plan: SearchPlan,
+    num_leaves: int | None = None,
+    incremental: bool = False,
+    shortlist=None,
 ) -> float:
     """Millions of multiply-adds that answer one query, counted as the paper counts.
 
@@ -31,6 +35,9 @@ def mflops_per_query(
         incremental: bool, whether a rerank counts its new dims only, as `NestedIndex` works:
             the second and later reranks carry the running dot product. Defaults to `False`,
             the paper's count.
+        shortlist: optional `ScannSearcher`, `SignSearcher` or `PartitionSearcher` that finds the
+            shortlist; its `multiply_adds(plan.leaves)` take the place of N D_s. A word of 64 sign
+            bits counts as one, a partition's centres count at D_c and its rows at D_s.
 
     Raises:
         ValueError: `n_rows` or `num_leaves` below 1, or `num_leaves` below `plan.leaves`.
@@ -51,6 +58,8 @@ def mflops_per_query(
             )
         rows = num_leaves + rows * plan.leaves / num_leaves
     total = rows * plan.shortlist_dim
+    if shortlist is not None:
+        total = shortlist.multiply_adds(plan.leaves)
     carried = 0
     for size, dim in zip(plan.sizes, plan.rerank_dims, strict=True):
         total += size * (dim - carried)
@@ -73,9 +82,10 @@ def index_bytes(
     - "hnsw32": 4 d + 4 (2 M + M / (M - 1)) + 12 with M = 32, as FAISS IndexHNSWFlat. The bottom
       layer links 2 M rows, layer l >= 1 links M rows with probability M^-l; the 12 are an offset
       and a level.
-    - "nested": (4 or 2) d + 4 prefixes + the id + the codes, + 4 for the leaf if there are codes,
-      + what ScaNN reorders by, as `NestedIndex`.
-    - "export": as "nested", but with 4 (float32) or 6 (bfloat16) bytes for the norm at each dim
+    - "nested": (4, 2 or 1) d + 4 prefixes (int8: 8, a norm and a scale) + the id + the codes,
+      + 4 for the leaf if there are codes, + what ScaNN reorders by, as `NestedIndex`.
+      Sign bits add D_s / 64 words of 8 bytes instead, a partition 4 bytes for each leaf of a row.
+    - "export": as "nested", but with 6 bytes for the norm at each dim where rows are bfloat16
       and, if there are codes, 4 for the row's own number, since rows stand leaf by leaf: the
       variables of an export. `nesting_dims` are the dims at which its tables end: the plan's,
       without D_s where ScaNN finds the shortlist, without `reorder_dim` where it reranks.
@@ -84,7 +94,7 @@ def index_bytes(
         n_rows: int, the number of rows N.
         nesting_dims: ascending ints, or the width alone.
         kind: "exact", "hnsw32", "nested" or "export". Defaults to "nested".
-        storage: "float32" or "bfloat16", the nested index's blocks. Defaults to "float32".
+        storage: "float32", "bfloat16" or "int8", the nested index's blocks. Defaults to "float32".
         id_bytes: int, bytes of one stored id: 8 for ints, 4 for each character of the longest
             string. Defaults to 8.
         shortlist_blocks: int, codes of a row in the ScaNN shortlist: D_s / dims_per_block, rounded
@@ -114,13 +124,14 @@ def index_bytes(
         + id_bytes
         + (blocks + 4 if blocks else 0)
         + reorder_dims
+        + (4 * len(dims) if storage == "int8" else 0)
     )
     row_bytes = {
         "exact": 4 * dims.width,
         "hnsw32": 4 * dims.width + 4 * (2 * links + links / (links - 1)) + 12,
         "nested": blocks_and_ids + 4 * len(dims),
         "export": blocks_and_ids
-        + {"float32": 4, "bfloat16": 6}[storage] * len(dims)
+        + (6 if storage == "bfloat16" else 4) * len(dims)
         + (4 if blocks else 0),
     }
     if kind not in row_bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
@@ -28,13 +28,17 @@ class SearchPlan:
         sizes: ints, one fewer than `dims`, never growing, the last at least `k`. Defaults to
             `()`, which belongs to a single dim.
         k: int, how many rows are returned for each query. Defaults to 10.
-        leaves: optional int, how many leaves of the ScaNN tree the shortlist opens; `None`
+        leaves: optional int, how many leaves of a tree or partition the shortlist opens; `None`
             takes the number that the shortlist was built for. It has a meaning only where a
             shortlist is followed by a rerank, since a plan of one dim is always exact.
+        certified: bool, whether `NestedIndex.search` and exported models say for each query if its
+            answer is proven to be full width's; see `CertifiedResult`. Needs two dims, of which
+            the second is the index's width. Defaults to `False`.
 
     Raises:
         ValueError: dims that do not ascend, a wrong number of sizes, sizes that grow, a
-            shortlist below `k`, `k` or `leaves` below 1, or `leaves` for a single dim.
+            shortlist below `k`, `k` or `leaves` below 1, `leaves` for a single dim, or
+            `certified` for other than two dims.
 
     Example:
 
@@ -49,6 +53,7 @@ class SearchPlan:
     sizes: tuple[int, ...] = ()
     k: int = 10
     leaves: int | None = None
+    certified: bool = field(default=False, repr=False)
 
     def __post_init__(self):
         dims = tuple(NestingDims(self.dims))
@@ -65,13 +70,17 @@ class SearchPlan:
                     f"`leaves` belongs to a shortlist, and a plan of the single dim {dims[0]} is "
                     f"exact. Received leaves={leaves}; leave it out, or add a rerank dim."
                 )
+        if self.certified and len(dims) != 2:
+            raise ValueError(
+                "A certified plan has two dims, the shortlist's and the index's width. "
+                f"Received {list(dims)}."
+            )
         for name, value in (("dims", dims), ("sizes", sizes), ("k", k), ("leaves", leaves)):
             object.__setattr__(self, name, value)
 
     @classmethod
     def adaptive(
         cls,
-        *,
         shortlist_dim: int,
         shortlist: int,
         rerank_dim: int,
@@ -130,12 +139,20 @@ class SearchPlan:
         return self.sizes[1:]
 
     def check_dims(self, available: Sequence[int]) -> None:
-        """Raises a ValueError that names the dims which are not among `available`."""
+        """Raises a ValueError for dims that are not among `available`, an index's nesting dims.
+
+        A certified plan must end at the last of them, too.
+        """
         unknown = [dim for dim in self.dims if dim not in available]
         if unknown:
             raise ValueError(
                 f"The plan's dims {list(self.dims)} must be nesting dims of the index, "
                 f"{list(available)}. Received {unknown} beside them."
+            )
+        if self.certified and self.dims[-1] != available[-1]:
+            raise ValueError(
+                f"A certified plan must end at the index's width, {available[-1]}. Received the "
+                f"dims {list(self.dims)}."
             )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 sys.path[0] = str(pathlib.Path(__file__).parents[2])
 
-from tests.support.c_api import Library, Model  # noqa: E402 (found by the path above)
+from recipes.benchmarks.parts.c_api import Library, Model  # noqa: E402 (found by the path above)
 
 
 def main(cases_file, answers_file):

@@ -9,11 +9,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl_keras.export import ServingOptions, export_saved_model, load
+from mrl_keras.export import ServingOptions, export_saved_model, load, load_manifest
 from mrl_keras.export.graph.search import NestedSearch
 from mrl_keras.export.graph.shortlists import ExactShortlist, ScannShortlist
 from mrl_keras.models import RetrievalModel
 from mrl_keras.retrieval import (
+    IndexOptions,
+    PartitionParameters,
     SearchPlan,
     TuningOptions,
     exact_search,
@@ -46,6 +48,8 @@ def searchers(tmp_path_factory):
         "scann": cases.index(ids=False, rows=ROWS),
         "reordering scann": cases.index(ids=False, rows=ROWS, reorder_dim=16),
     }
+    partition = IndexOptions(shortlist_dim=8, partition=PartitionParameters(16, 25, 5, spill=1.0))
+    indexes["partition"] = indexes["exact"].with_shortlist(partition)
     found = {
         "exact_search": lambda q, k: _last(exact_search(q, cases.vectors(ROWS), cases.DIMS, k)),
         "single stage": lambda q, k: _pair(indexes["exact"].search(q, plan_of(k, (32,)))),
@@ -60,10 +64,18 @@ def searchers(tmp_path_factory):
             encoder,
             index=index,
             plan=plan_of(7),
-            options=dataclasses.replace(OPTIONS, twin=name == "scann"),
+            options=dataclasses.replace(OPTIONS, twin=name in ("scann", "partition")),
         )
         found[f"export, {name}"] = _served(path)
     found["twin"] = _served(str(folder / "scann" / "m_plain"))
+    assert not (folder / "partition" / "m_plain").exists()  # needs no custom ops as it is
+    manifest = load_manifest(str(folder / "partition" / "m"))
+    assert manifest["custom_ops"] == []
+    assert manifest["retrieval"]["shortlist"] == {
+        "kind": "partition",
+        "parameters": {"dim": 8, **indexes["partition"].shortlist.parameters.to_dict()},
+    }
+    assert manifest["retrieval"]["bounds"]["leaves"] == len(indexes["partition"].shortlist.leaves)
     return found
 
 
@@ -95,7 +107,7 @@ def _served(path):
 def test_every_searcher_equals_the_oracle(searchers, count, k, seed):
     queries = cases.queries(count, seed)
     truth = scores_at(queries, cases.vectors(ROWS), WIDTH)
-    assert len(searchers) == 10
+    assert len(searchers) == 12
     for name, search in searchers.items():
         try:
             assert_top_k(*search(queries, k), truth, k)

@@ -91,6 +91,10 @@ def test_a_twin_that_fails_takes_the_main_model_along(tmp_path, monkeypatch):
         ({"index": "index"}, "`index` and `plan` belong together"),
         ({"plan": cases.PLAN}, "`index` and `plan` belong together"),
         ({"index": "index", "plan": SearchPlan((12, 32), (9,), 3)}, r"\[12\] beside"),
+        (
+            {"index": "index", "plan": SearchPlan((8, 16), (9,), 3, certified=True)},
+            "must end at the index's width, 32",
+        ),
         ({"index": "narrow", "plan": SearchPlan((8,), k=3)}, "Its rows are 16 wide"),
         ({"heads": {"classify": len}}, "no other signature has.*Received 'classify'"),
         ({"heads": {"a b": len}}, "must be an identifier.*Received 'a b'"),
@@ -128,7 +132,7 @@ def test_options_are_checked():
 
 def test_another_backend_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match="Keras runs on 'jax'; set KERAS_BACKEND=tensorflow"):
+    with pytest.raises(ValueError, match="runs on 'jax'. Set KERAS_BACKEND=tensorflow"):
         tiny()
 
 

@@ -237,7 +237,8 @@ def test_manifest(exported):
     assert (manifest["name"], manifest["version"], manifest["twin_of"]) == ("tiny", 1, None)
     retrieval = manifest["retrieval"]
     assert retrieval["rows"] == cases.ROWS
-    assert retrieval["plan"] == {"dims": [8, 16, 32], "sizes": [60, 20], "k": 7, "leaves": 6}
+    plan = {"dims": [8, 16, 32], "sizes": [60, 20], "k": 7, "leaves": 6, "certified": False}
+    assert retrieval["plan"] == plan
     assert retrieval["bounds"] == {"k": 50, "shortlist": 400, "leaves": 25}
     assert retrieval["shortlist"]["kind"] == "scann"
     assert retrieval["shortlist"]["parameters"]["num_leaves"] == 25

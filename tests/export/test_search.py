@@ -3,20 +3,26 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mrl_keras.export.graph.search import LOWEST_SCORE, NestedSearch
-from mrl_keras.export.graph.shortlists import ExactShortlist, PartitionShortlist, ScannShortlist
+from mrl_keras.export.graph.shortlists import (
+    ExactShortlist,
+    PartitionShortlist,
+    ScannShortlist,
+    SignShortlist,
+)
 from mrl_keras.export.graph.tables import (
     PrefixTable,
     norm_columns,
     variable_from_ids,
     variable_from_rows,
 )
-from mrl_keras.retrieval import NestedIndex, SearchPlan
+from mrl_keras.retrieval import IndexOptions, NestedIndex, PartitionParameters, SearchPlan
 from tests.export import cases
 
+MIXED = ((8, "float32"), (32, "int8"))
 KINDS = ["scann", "reordering scann", "partition", "exact"]
 EVERYTHING = SearchPlan((8, 16, 32), (cases.ROWS, cases.ROWS), k=7, leaves=25)
 
@@ -100,11 +106,12 @@ def test_all_leaves_and_rows_are_brute_force(scann_index, reordering, kind):
     np.testing.assert_allclose(found["scores"], scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8", MIXED])
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize("plan", [SearchPlan((32,), k=9), cases.PLAN, SearchPlan((4, 16), (30,))])
 def test_exact_shortlists_answer_as_in_memory(storage, metric, plan):
-    index = cases.index(scann=False, storage=storage, metric=metric, ids=False)
+    options = IndexOptions(metric, dict(storage) if storage == MIXED else storage)
+    index = NestedIndex.build(cases.vectors(), cases.DIMS, options=options)
     search = NestedSearch(index, plan, ExactShortlist)
     expected = index.search(cases.queries(), plan)
     found = searched(search, cases.queries())
@@ -115,13 +122,14 @@ def test_exact_shortlists_answer_as_in_memory(storage, metric, plan):
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_the_partition_searches_the_leaves_that_scann_opens(metric):
     index = cases.index(metric=metric, storage="bfloat16", ids=False)
-    queries, leaves = cases.queries(20), 3
+    queries, count = cases.queries(20), 3
     search = NestedSearch(index, cases.PLAN, PartitionShortlist)
-    found = searched(search, queries, leaves=leaves)["indices"].numpy()
-    centres, order, starts = index.shortlist.partition()
+    found = searched(search, queries, leaves=count)["indices"].numpy()
+    leaves = index.shortlist.partition()
+    centres, order, starts = leaves.centres, leaves.order, leaves.starts
     unit = queries[:, :8] / np.linalg.norm(queries[:, :8], axis=1, keepdims=True)
     for query, indices in enumerate(found):
-        opened = np.argsort(-(centres @ unit[query]))[:leaves]
+        opened = np.argsort(-(centres @ unit[query]))[:count]
         inside = np.concatenate([order[starts[leaf] : starts[leaf + 1]] for leaf in opened])
         assert set(indices) <= set(inside)
         expected = index.rerank(
@@ -195,11 +203,12 @@ def test_a_zero_query_scores_zero(finders, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_short_answers_are_padded_and_hold_no_row_twice(finders, kind):
-    found = searched(finders[kind], cases.queries(20), k=500, shortlist=500, leaves=1)
+@pytest.mark.parametrize(("count", "k"), [(20, 500), (1, 500), (1, 100)])
+def test_short_answers_are_padded_and_hold_no_row_twice(finders, kind, count, k):
+    found = searched(finders[kind], cases.queries(count), k=k, shortlist=k, leaves=1)
     indices, scores = found["indices"].numpy(), found["scores"].numpy()
-    assert indices.shape == scores.shape == (20, 500)
-    for row in range(20):
+    assert indices.shape == scores.shape == (count, k)
+    for row in range(count):
         real = indices[row][indices[row] >= 0]
         assert len(set(real)) == len(real)
         assert (indices[row][len(real) :] == -1).all()
@@ -212,7 +221,8 @@ def test_short_answers_are_padded_and_hold_no_row_twice(finders, kind):
 def test_each_row_has_its_own_shortlist(finders):
     queries, sizes = cases.queries(20), np.array([7, 60] * 10)
     search = finders["partition"]
-    mixed = search.search(tf.constant(queries), 7, 60, 6, tf.constant(sizes, tf.int32))
+    numbers = tf.fill([20], 7), tf.constant(sizes, tf.int32)
+    mixed = search.search(tf.constant(queries), 7, 60, 6, numbers)
     for size in (7, 60):
         alone = searched(search, queries[sizes == size], shortlist=size)
         np.testing.assert_array_equal(mixed["indices"].numpy()[sizes == size], alone["indices"])
@@ -228,17 +238,18 @@ def test_equal_rows_come_by_index():
 
 
 @settings(max_examples=6, deadline=None)
+@example(rows=9, k=3, count=0, storage="int8", seed=0)
 @given(
     rows=st.integers(1, 60),
     k=st.integers(1, 70),
     count=st.integers(0, 20),
-    storage=st.sampled_from(["float32", "bfloat16"]),
+    storage=st.sampled_from(["float32", "bfloat16", "int8"]),
     seed=st.integers(0, 5),
 )
 def test_a_whole_shortlist_is_brute_force(rows, k, count, storage, seed):
     index = cases.index(seed, scann=False, storage=storage, ids=False, rows=rows)
     plan = SearchPlan((4, 16, 32), (max(rows, k), max(rows, k)), k)
-    stored = np.concatenate([block.astype("float32") for block in index.blocks], axis=1)
+    stored = np.concatenate([np.asarray(block, "float32") for block in index.blocks], axis=1)
     queries = cases.queries(count, seed)
     found = searched(NestedSearch(index, plan, ExactShortlist), queries)
     scores, indices = oracle(stored, queries, k)
@@ -260,6 +271,25 @@ def test_a_table_holds_dims_norms_and_an_empty_row(storage):
     )
     assert rows[50, :12].sum() == 0
     assert table.inverse_norms(tf.constant(rows))[50] == 1
+
+
+def test_a_table_reads_blocks_on_disk_once_and_in_order(monkeypatch):
+    monkeypatch.setattr("mrl_keras.export.graph.tables._SLICE_BYTES", 128)
+    index, read = cases.index(scann=False, rows=50), []
+
+    class Recorded(np.ndarray):
+        def __getitem__(self, rows):
+            read.append(rows)
+            return super().__getitem__(rows)
+
+    index.blocks = tuple(block.view(Recorded) for block in index.blocks)
+    PrefixTable(index, 4, 8, order=np.random.default_rng(0).permutation(50))
+    read = [(part.start, part.stop) for part in read if len(range(50)[part])]
+    assert read[0] == (0, 1)  # to know the width
+    stops = [stop for _, stop in read[1:]]
+    assert [start for start, _ in read[1:]] == [0, *stops[:-1]]
+    assert stops[-1] == 50
+    assert len(stops) > 5
 
 
 def test_norm_columns_add_up_exactly():
@@ -291,3 +321,60 @@ def test_variables_are_filled_in_slices(dtype, monkeypatch):
 def test_ids_end_with_an_empty_one():
     assert variable_from_ids(np.array(["a", "ü"])).numpy().tolist() == [b"a", "ü".encode(), b""]
     assert variable_from_ids(np.array([5, 7])).numpy().tolist() == [5, 7, -1]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_a_table_of_codes_holds_scales_norms_and_an_empty_row(metric):
+    options = IndexOptions(metric, "int8")
+    index = NestedIndex.build(cases.vectors(50), cases.DIMS, options=options)
+    table = PrefixTable(index, 4, 32, order=np.arange(50)[::-1])
+    assert table.rows.dtype == tf.int8
+    assert table.rows.shape == (51, 28 + 4 * (3 + (metric == "cosine")))
+    stored = np.concatenate([np.asarray(block, "float32") for block in index.blocks], axis=1)
+    values = table.values(table.rows)
+    np.testing.assert_array_equal(values[:50], stored[::-1, 4:])
+    assert (values[50].numpy() == 0).all()
+    norms = table.inverse_norms(table.rows)
+    if metric == "dot":
+        assert norms is None
+    else:
+        np.testing.assert_array_equal(norms[:50], index.inverse_norms[::-1, 3])
+        assert norms[50] == 1
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 20, 1])
+def test_sign_shortlists_answer_as_in_memory(monkeypatch, chunk_bytes):
+    """Whole or in chunks of 256 rows, with empty slots, and with bits of two words."""
+    monkeypatch.setattr("mrl_keras.export.graph.shortlists._CHUNK_BYTES", chunk_bytes)
+    rows = np.concatenate([cases.vectors(), cases.vectors(seed=1), cases.vectors(seed=2)], axis=1)
+    queries = rows[:30] + 0.1 * rows[30:60]
+    queries[3, 90] = np.nan
+    options = IndexOptions(storage="int8", shortlist_dim=80, signs=True)
+    index = NestedIndex.build(rows, [80, 96], options=options)
+    for size in (40, 1000):
+        plan = SearchPlan((80, 96), (size,), k=9)
+        expected = index.search(queries, plan)
+        found = searched(NestedSearch(index, plan, SignShortlist), queries)
+        np.testing.assert_array_equal(found["indices"], expected.indices)
+        np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "spill", "dim"), [("cosine", None, 32), ("cosine", 1.0, 4), ("dot", 1.0, 32)]
+)
+def test_partitions_answer_as_in_memory(metric, spill, dim):
+    """Leaves by fewer and by more dims than the scores, few and many queries and leaves."""
+    partition = PartitionParameters(dim, 25, 4, spill)
+    options = IndexOptions(metric, "int8", shortlist_dim=8, partition=partition)
+    index = NestedIndex.build(cases.vectors(), cases.DIMS, options=options)
+    search = NestedSearch(index, SearchPlan((8, 32), (40,), k=9), PartitionShortlist)
+    assert (search.num_leaves, search.default_leaves) == (len(index.shortlist.leaves), 4)
+    for count, leaves in ((40, None), (3, 1), (3, 25), (0, 2)):
+        plan = SearchPlan((8, 32), (40,), k=9, leaves=leaves)
+        queries = cases.queries(count)
+        if count:
+            queries[0, 20] = np.nan
+        expected = index.search(queries, plan)
+        found = searched(search, queries, leaves=leaves)
+        np.testing.assert_array_equal(found["indices"], expected.indices)
+        np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-5, atol=1e-6)

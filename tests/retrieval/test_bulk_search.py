@@ -165,6 +165,7 @@ def test_the_bar_starts_where_the_search_continues(index, folder, monkeypatch):
         ({"queries": "queries"}, "an array .* or an iterable of such arrays. Received str"),
         ({"queries": 3}, "an array .* or an iterable of such arrays. Received int"),
         ({"plan": (4, 16)}, r"`plan` must be a SearchPlan. Received \(4, 16\)"),
+        ({"plan": SearchPlan((4, 16), (20,), certified=True)}, "Certificates are not kept"),
         ({"plan": SearchPlan((6, 16), (20,))}, r"Received \[6\] beside them"),
     ],
 )

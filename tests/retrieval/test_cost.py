@@ -87,7 +87,7 @@ def test_flat_and_hnsw_bytes_are_faiss_own(tmp_path):
         assert written == pytest.approx(index_bytes(4000, 24, kind), rel=0.003)
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
 def test_nested_bytes_are_what_is_on_disk(tmp_path, storage):
     rows = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32)
     options = IndexOptions(storage=storage, shortlist_dim=16, scann=ScannParameters(20, 5))
@@ -95,7 +95,8 @@ def test_nested_bytes_are_what_is_on_disk(tmp_path, storage):
     index.save(tmp_path / "index")
     written = sum(file.stat().st_size for file in (tmp_path / "index").iterdir())
     formula = index_bytes(3000, (8, 16, 64), storage=storage, shortlist_blocks=16)
-    assert formula == 3000 * ({"float32": 4, "bfloat16": 2}[storage] * 64 + 4 * 3 + 8 + 16 + 4)
+    each = {"float32": 4 * 64, "bfloat16": 2 * 64, "int8": 64 + 4 * 3}[storage]
+    assert formula == 3000 * (each + 4 * 3 + 8 + 16 + 4)
     # The rest is file headers, the manifest, the tree's centres and the code book.
     assert formula < written < formula + 20_000
 
@@ -109,7 +110,7 @@ def test_nested_bytes_are_what_is_on_disk(tmp_path, storage):
             "`num_leaves` must be at least the plan's leaves=5. Received 4",
         ),
         (lambda: index_bytes(9, 8, "ivf"), "`kind` must be one of .* Received 'ivf'"),
-        (lambda: index_bytes(9, 8, storage="int8"), "`storage` must be one of .* Received 'int8'"),
+        (lambda: index_bytes(9, 8, storage="int4"), "`storage` must be one of .* Received 'int4'"),
     ],
 )
 def test_bad_input(call, text):

@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from mrl_keras.retrieval import NestedIndex, SearchPlan
+from mrl_keras.retrieval import IndexOptions, NestedIndex, PartitionParameters, SearchPlan
 from mrl_keras.retrieval.bulk import fingerprints
 
 ROWS = np.random.default_rng(0).standard_normal((300, 16)).astype("float32")
@@ -72,3 +74,25 @@ def test_differences_name_what_is_on_one_side_only():
         "a.b (1 there, None here)",
         "a.c (None there, 2 here)",
     ]
+
+
+def test_options_differ_by_their_partition_and_its_centres():
+    def options(**arguments):
+        partition = PartitionParameters(2, 3, 1, **arguments)
+        return IndexOptions(shortlist_dim=2, partition=partition)
+
+    centres = np.arange(6.0).reshape(3, 2)
+    found = [
+        json.dumps(fingerprints.options_fingerprint(one))
+        for one in (
+            IndexOptions(shortlist_dim=2),
+            options(),
+            options(spill=1.0),
+            options(centres=centres),
+            options(centres=centres + 1),
+        )
+    ]
+    assert len(set(found)) == 5
+    assert found[3] == json.dumps(
+        fingerprints.options_fingerprint(options(centres=centres.tolist()))
+    )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
+from mrl_keras.retrieval.index.storage import tables_of_blocks
 from tests.retrieval.oracle import clustered
 
 PLAN = SearchPlan.funnel((8, 16, 32), 60)
@@ -18,7 +19,7 @@ def built(storage="float32", ids=None, scann=None, metric="cosine"):
     return index, queries
 
 
-@pytest.mark.parametrize("storage_name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("storage_name", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("memory_map", [False, True])
 def test_round_trip(tmp_path, storage_name, memory_map):
     index, queries = built(storage_name, ids=[f"é{i}" for i in range(600)], metric="dot")
@@ -30,9 +31,10 @@ def test_round_trip(tmp_path, storage_name, memory_map):
         index.search(queries, PLAN), loaded.search(queries, PLAN), strict=True
     ):
         np.testing.assert_array_equal(before, after)
-    assert isinstance(loaded.blocks[0].base, np.memmap) == memory_map or (
-        isinstance(loaded.blocks[0], np.memmap) == memory_map
-    )
+    for table in tables_of_blocks(loaded.blocks):
+        assert isinstance(table.base, np.memmap) == memory_map or (
+            isinstance(table, np.memmap) == memory_map
+        )
 
 
 def test_scann_round_trip_gives_the_same_answers(tmp_path):
@@ -44,8 +46,45 @@ def test_scann_round_trip_gives_the_same_answers(tmp_path):
         index.search(queries, PLAN), loaded.search(queries, PLAN), strict=True
     ):
         np.testing.assert_array_equal(before, after)
-    for one, two in zip(index.shortlist.partition(), loaded.shortlist.partition(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    leaves, again = index.shortlist.partition(), loaded.shortlist.partition()
+    np.testing.assert_array_equal(leaves.centres, again.centres)
+    np.testing.assert_array_equal(leaves.tokens, again.tokens)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", {8: "bfloat16", 32: "int8"}])
+def test_an_index_built_in_a_folder_is_the_one_that_is_saved(tmp_path, storage, capfd):
+    rows, queries, *_ = clustered(600, 32, 12)
+    options = IndexOptions("cosine", storage, shortlist_dim=8, scann=ScannParameters(12, 3))
+    chunks = (rows[start : start + 170] for start in range(0, 600, 170))
+    folder = tmp_path / "built"
+    index = NestedIndex.build(chunks, [8, 16, 32], None, options, progress=True, folder=folder)
+    for table in tables_of_blocks(index.blocks):
+        assert isinstance(table, np.memmap)
+    whole = NestedIndex.build(rows, [8, 16, 32], options=IndexOptions("cosine", storage))
+    whole.save(tmp_path / "saved")
+    for name in os.listdir(tmp_path / "saved"):
+        if name != "index.json":
+            saved = (tmp_path / "saved" / name).read_bytes()
+            assert (tmp_path / "built" / name).read_bytes() == saved, name
+    loaded = NestedIndex.load(tmp_path / "built")
+    for made, read in zip(index.search(queries, PLAN), loaded.search(queries, PLAN), strict=True):
+        np.testing.assert_array_equal(made, read)
+    found = capfd.readouterr().err
+    assert "Building the index: 600" in found
+    assert "ScaNN trains its leaves and codes: 100%" in found
+
+
+def test_a_build_that_fails_leaves_no_folder(tmp_path):
+    rows = np.ones((40, 32), np.float32)
+    rows[33, 5] = np.nan
+    with pytest.raises(ValueError, match="overflow: 33"):
+        NestedIndex.build(rows, [8, 32], folder=tmp_path / "built")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(ValueError, match="`folder` must be of the local file system"):
+        NestedIndex.build(rows, [8, 32], folder="ram://built")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="exists, and nothing is ever overwritten"):
+        NestedIndex.build(rows, [8, 32], folder=tmp_path / "there")
 
 
 def test_nothing_is_pickled(tmp_path):

@@ -62,7 +62,8 @@ def test_the_candidates_are_found_with_the_shorter_prefix(data, index):
 
 
 def test_the_tree_is_that_of_the_shorter_prefix(data, index):
-    centres, row_order, starts = index.shortlist.partition()
+    leaves = index.shortlist.partition()
+    centres, row_order, starts = leaves.centres, leaves.order, leaves.starts
     assert centres.shape == (20, 8)
     unit = data[1][:, :8] / np.linalg.norm(data[1][:, :8], axis=1, keepdims=True)
     _, found = index.shortlist.search(data[1][:, :16], 2000, leaves=2)

@@ -135,7 +135,8 @@ def test_two_searchers_in_one_process_do_not_mix(data):
 
 
 def test_partition_is_the_tree(data, shortlist):
-    centres, row_order, leaf_starts = shortlist.partition()
+    leaves = shortlist.partition()
+    centres, row_order, leaf_starts = leaves.centres, leaves.order, leaves.starts
     assert centres.shape == (50, 8)
     np.testing.assert_array_equal(np.sort(row_order), np.arange(2000))
     assert (leaf_starts[0], leaf_starts[-1], len(leaf_starts)) == (0, 2000, 51)
@@ -150,7 +151,8 @@ def test_partition_is_the_tree(data, shortlist):
 
 def test_search_opens_the_leaves_of_the_nearest_centres(data, shortlist):
     """What the partition promises: the same leaves as ScaNN opens, so the same rows."""
-    centres, row_order, leaf_starts = shortlist.partition()
+    leaves = shortlist.partition()
+    centres, row_order, leaf_starts = leaves.centres, leaves.order, leaves.starts
     queries = data[1][:, :8] / np.linalg.norm(data[1][:, :8], axis=1, keepdims=True)
     _, indices = shortlist.search(queries, 2000, leaves=3)
     for query, found in zip(queries, indices, strict=True):

@@ -1,3 +1,4 @@
+import itertools
 import sys
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 from mrl_keras.retrieval import (
     IndexOptions,
     NestedIndex,
+    PartitionParameters,
     ScannParameters,
     SearchPlan,
     TuningOptions,
@@ -14,6 +16,7 @@ from mrl_keras.retrieval import (
     TuningSpace,
     labels_at,
     mean_average_precision,
+    measure_plans,
     mflops_per_query,
     pareto_front,
     recall_at_k,
@@ -288,3 +291,74 @@ def test_bad_leaf_shares(data):
     index = scann_index(data[0])
     with pytest.raises(ValueError, match=r"`leaf_shares` must lie above 0 .* Received \[0\]"):
         list(TuningSpace(leaf_shares=(0,)).plans(index, 10))
+
+
+def partitions(index):
+    """Candidates of every pair (D_c, D_s), with and without second leaves."""
+    for d_c, d_s, spill in itertools.product((4, 16), (8,), (None, 1.0)):
+        partition = PartitionParameters(d_c, 20, 2, spill)
+        yield index.with_shortlist(IndexOptions(shortlist_dim=d_s, partition=partition))
+
+
+def test_partitions_bits_and_exact_shortlists_are_tuned_together(data, index):
+    rows, queries, row_labels, query_labels = data
+    bits = index.with_shortlist(IndexOptions(shortlist_dim=16, signs=True))
+    indexes = [index, bits, *partitions(index)]
+    space = TuningSpace(shortlists=(60,), leaf_shares=(0.05, 0.5), rerank_dims=[32], funnels=False)
+    options = TuningOptions(space=space, tolerance=0.01)
+    result = tune(indexes, queries, labels=(query_labels, row_labels), options=options)
+    assert {point.index for point in result.points} == set(range(6))
+    for point in result.points:
+        one = indexes[point.index]
+        assert point.bytes == one.memory_bytes()
+        shortlist = None if point.plan.leaves is None else one.shortlist
+        if shortlist is bits.shortlist:
+            assert point.mflops == (1200 * 1 + 60 * 32) / 1e6  # a word of 64 bits each
+        elif shortlist is not None:
+            opened = shortlist.leaves.expected_rows(point.plan.leaves)
+            first = 20 * shortlist.parameters.dim + 8 * opened
+            assert point.mflops == pytest.approx((first + 60 * 32) / 1e6)
+        value = average_precision(one, data, point.plan)
+        assert point.value == pytest.approx(value, abs=1e-6)
+    fewest = min(
+        (p for p in result.points if p.value - 1.6449 * p.error >= result.full_width.value - 0.01),
+        key=lambda p: p.mflops,
+    )
+    assert result.chosen.plan == fewest.plan
+    assert result.chosen.index == fewest.index
+
+
+def test_the_smallest_storage_within_the_tolerance_is_chosen(data, index):
+    rows, queries, row_labels, query_labels = data
+
+    def stored_as(storage, rows=rows):
+        return NestedIndex.build(rows, DIMS, index.ids, IndexOptions(storage=storage))
+
+    stored = [stored_as("bfloat16"), stored_as("int8")]
+    options = TuningOptions(cost="bytes", space=TuningSpace(shortlists=(60,), funnels=False))
+    labels = (query_labels, row_labels)
+    loose = replace(options, tolerance=0.05)
+    result = tune([index, *stored], queries, labels=labels, options=loose)
+    assert result.chosen.index == 2
+    assert result.chosen.bytes < stored[0].memory_bytes() < index.memory_bytes()
+    assert any(p.index == 2 and p.plan.dims == (32,) for p in result.points)
+    # The smallest index is not within the tolerance.
+    result = tune([index, stored_as("int8", -rows)], queries, labels=labels, options=options)
+    assert result.chosen.index == 0
+
+
+def test_a_plan_without_leaves_opens_the_shortlists_own(data):
+    rows, queries, row_labels, query_labels = data
+    index = scann_index(rows)
+    plan = SearchPlan((8, 32), (60,))
+    point = measure_plans(index, queries, [plan], labels=(query_labels, row_labels))[1]
+    assert point.value == pytest.approx(average_precision(index, data, plan), abs=0.01)
+    assert point.mflops == mflops_per_query(1200, replace(plan, leaves=4), num_leaves=20)
+
+
+def test_indexes_of_other_rows_are_refused(data, index):
+    rows, queries, *_ = data
+    with pytest.raises(ValueError, match="must have the same rows.* at place 1"):
+        tune([index, NestedIndex.build(rows[:50], DIMS)], queries)
+    with pytest.raises(ValueError, match="Received an empty list"):
+        tune([], queries)

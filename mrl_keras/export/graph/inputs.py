@@ -9,9 +9,14 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-RESERVED_NAMES = ("embedding", "dim", "k", "shortlist", "leaves")
+RESERVED_NAMES = ("embedding", "dim", "layer", "k", "shortlist", "leaves")
 # Names of inputs that become argument names of a signature.
 _SERVABLE_NAME = re.compile(r"(?!.*/$)[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+# What preprocessors of KerasHub read, by the part that reads it.
+_RAW = {
+    "tokenizer": tf.TensorSpec((None,), tf.string, name="text"),
+    "image_converter": tf.TensorSpec((None, None, None, 3), tf.float32, name="images"),
+}
 _AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?$")
 
 
@@ -22,7 +27,7 @@ class RawInputs:
         encoder: Keras layer or model, raw inputs -> (batch, d) embedding.
         width: int, d.
         input_spec: `None`, a `tf.TensorSpec` or a mapping from names to specs; see
-            `ServingOptions`.
+            `ServingOptions`. Of an encoder with a preprocessor, what the preprocessor reads.
 
     Attributes:
         width: int, d.
@@ -39,7 +44,10 @@ class RawInputs:
 
     def __init__(self, encoder, width, input_spec=None):
         self._encoder, self.width = encoder, width
-        if input_spec is None:
+        self._prepare, raw = _raw_input(encoder)
+        if input_spec is None and raw is not None:
+            self._structure, flat, names = None, [raw], [raw.name]
+        elif input_spec is None:
             self._structure, flat, names = _own_inputs(encoder)
         elif isinstance(input_spec, Mapping):
             names, flat = sorted(input_spec), [input_spec[name] for name in sorted(input_spec)]
@@ -67,7 +75,7 @@ class RawInputs:
             )
 
     def _check_specs(self):
-        arguments = {"dim": "dim"}  # an input of `embed_dim`
+        arguments = {"dim": "dim", "layer": "layer"}  # inputs of `embed_dim` and `embed_layer`
         for name, spec in self.specs.items():
             _check_name(name, arguments)
             if name in RESERVED_NAMES:
@@ -83,7 +91,10 @@ class RawInputs:
                 )
 
     def _embed(self, tensors):
-        output = self._encoder(self.pack(tensors), training=False)
+        inputs = self.pack(tensors)
+        if self._prepare is not None:
+            inputs = self._prepare(inputs)
+        output = self._encoder(inputs, training=False)
         if isinstance(output, (Mapping, list, tuple)):
             # Told after the trace, which would wrap an error's text.
             self._several = _described(output)
@@ -129,6 +140,30 @@ def _described(outputs):
     named = outputs.items() if isinstance(outputs, Mapping) else enumerate(outputs)
     shown = (f"{name!r} {tuple(getattr(part, 'shape', ()))}" for name, part in named)
     return f"{'dict' if isinstance(outputs, Mapping) else 'list'} with {', '.join(shown)}"
+
+
+def _raw_input(encoder):
+    """(function, `tf.TensorSpec`) of an encoder that has a preprocessor; (None, None) without one.
+
+    A task of KerasHub, or `MatryoshkaTextEmbedder` and the like, is called with what its
+    preprocessor gives: a served one reads the raw inputs.
+    """
+    preprocessor = getattr(encoder, "preprocessor", None)
+    if preprocessor is None:
+        return None, None
+    own = getattr(encoder, "raw_input", None)
+    if own is not None:
+        name, shape, dtype = own
+        return encoder.prepared, tf.TensorSpec(shape, dtype, name=name)
+    found = [spec for kind, spec in _RAW.items() if getattr(preprocessor, kind, None) is not None]
+    if len(found) != 1:
+        raise ValueError(
+            f"The encoder {encoder.name!r} has a preprocessor {type(preprocessor).__name__}, which "
+            "must read either texts or images to be exported with it. Set "
+            "`encoder.preprocessor = None` to export the model behind it, with the inputs "
+            f"{[tensor.name for tensor in encoder.inputs]}."
+        )
+    return preprocessor, found[0]
 
 
 def _own_inputs(encoder):

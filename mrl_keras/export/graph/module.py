@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 from collections.abc import Callable, Mapping
 
@@ -24,12 +25,15 @@ class ServedParts:
         heads: dict from signature names to functions of the embedding.
         encoders: dict from signature names to the `RawInputs` of further encoders.
         functions: dict from signature names to functions of the raw inputs.
+        layers: dict from ascending numbers of layers to the `RawInputs` of an encoder that ends
+            there.
     """
 
     inputs: RawInputs
     heads: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
     encoders: Mapping[str, RawInputs] = dataclasses.field(default_factory=dict)
     functions: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    layers: Mapping[int, RawInputs] = dataclasses.field(default_factory=dict)
 
 
 class ServedSearch(tf.Module):
@@ -88,8 +92,7 @@ class ServedSearch(tf.Module):
         # The searcher takes one number of leaves for a batch: the most that a query asks for.
         leaves = tf.clip_by_value(tf.reduce_max(leaves), 1, self.nested_search.num_leaves)
         longest = tf.maximum(tf.reduce_max(shortlists), width)
-        found = self.nested_search.search(embedding, width, longest, leaves, shortlists)
-        return self.nested_search.blank(found, tf.range(width)[None, :] >= k[:, None])
+        return self.nested_search.search(embedding, width, longest, leaves, (k, shortlists))
 
 
 class ServingModule(tf.Module):
@@ -100,17 +103,19 @@ class ServingModule(tf.Module):
     | `embed` | raw inputs | `embedding` (batch, d) |
     | `embed_dim` | raw inputs, `dim` scalar | `embedding` (batch, dim), L2-normalised prefix |
     | `embed_dim_batch` | raw inputs, `dim` (batch,) | `embedding` (batch, d), zero after each dim |
+    | `embed_layer` | raw inputs, `layer` scalar | `embedding` (batch, d) of that layer |
     | `classify` | raw inputs | `class`, `probability` (batch,), `logits` (batch, classes) |
     | `classify_adaptive` | raw inputs | `class`, `probability`, `dim`, each (batch,) |
     | a head's or function's name | raw inputs | what it gives |
     | a further encoder's name | its own raw inputs | `embedding` (batch, d) |
-    | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k) |
+    | `retrieve` | raw inputs | `ids`, `indices`, `scores`, each (batch, k); `certified` (batch,) |
     | `retrieve_dynamic` | and `k`, `shortlist`, `leaves` scalars, optional | (batch, k) |
     | `retrieve_batch` | and `k`, `shortlist`, `leaves` (batch,) | (batch, the plan's k) |
     | `retrieve_embeddings`, `_dynamic`, `_batch` | `embedding` instead of raw inputs | the same |
     | `retrieve_NAME`, ... | as `retrieve`, ..., of a further retrieval | the same |
     | `serving_default` | as `retrieve`, or `embed` without an index | |
 
+    `certified` is of a certified plan: whether the answer is proven to be full width's.
     `retrieve` and `retrieve_embeddings` have no optional inputs, because TF Serving's batching, its
     REST API and `tf.saved_model.load` do not handle them. Optional inputs are clamped into their
     bounds, never refused.
@@ -127,7 +132,8 @@ class ServingModule(tf.Module):
         super().__init__(name="serving")
         self._inputs, self._width = parts.inputs, parts.inputs.width
         self.searches = dict(searches or {})
-        self._encode = parts.inputs.encode
+        self._encode, self._layers = parts.inputs.encode, dict(parts.layers)
+        self._deepest = max(self._layers, default=1)
         self.signatures_by_name = self._signatures(parts)
         # What the functions read, and not the optimizer that a compiled encoder carries.
         traced = [fn.get_concrete_function() for fn in self.signatures_by_name.values()]
@@ -141,6 +147,8 @@ class ServingModule(tf.Module):
             "embed_dim": _function(raw, self._embed_dim, {"dim": self._width}),
             "embed_dim_batch": _function(raw, self._embed_dim_batch, ["dim"]),
         }
+        if self._layers:
+            made["embed_layer"] = _function(raw, self._embed_layer, {"layer": self._deepest})
         for name, own in parts.encoders.items():
             made[name] = _function(dict(own.specs), _chain(own.encode, _embedding))
         for name, head in parts.heads.items():
@@ -154,7 +162,7 @@ class ServingModule(tf.Module):
     def example_values(self) -> dict[str, float]:
         """Numbers for requests that warm a server up: the defaults, and an embedding of ones."""
         numbers = next((s.default_numbers for s in self.searches.values()), {})
-        return {"embedding": 1.0, "dim": self._width, **numbers}
+        return {"embedding": 1.0, "dim": self._width, "layer": self._deepest, **numbers}
 
     def _embed_dim(self, inputs, dim):
         dim = tf.clip_by_value(dim, 1, self._width)
@@ -163,6 +171,12 @@ class ServingModule(tf.Module):
     def _embed_dim_batch(self, inputs, dim):
         inside = tf.range(self._width)[None, :] < tf.clip_by_value(dim, 1, self._width)[:, None]
         return {"embedding": unit_rows(tf.where(inside, self._encode(inputs), 0.0))}
+
+    def _embed_layer(self, inputs, layer):
+        """The first of the layers that is at least `layer`, or the deepest; no other one runs."""
+        place = tf.reduce_sum(tf.cast(layer > list(self._layers)[:-1], tf.int32))
+        branches = [functools.partial(one.encode, inputs) for one in self._layers.values()]
+        return _embedding(tf.switch_case(place, branches))
 
 
 def _spec(shape, dtype=tf.float32):
@@ -193,10 +207,14 @@ def _function(inputs, compute, numbers=()):
     def of_dim(inputs, dim):
         return compute(checked(inputs), dim)
 
+    def of_layer(inputs, layer):
+        return compute(checked(inputs), layer)
+
     def of_numbers(inputs, k, shortlist, leaves):
         return compute(checked(inputs), k, shortlist, leaves)
 
-    function = {0: of_inputs, 1: of_dim, 3: of_numbers}[len(numbers)]
+    known = {(): of_inputs, ("dim",): of_dim, ("layer",): of_layer, _NUMBERS: of_numbers}
+    function = known[tuple(numbers)]
     if scalars:
         # A SavedModel reads its defaults from the function's own, where they are tensors.
         function.__defaults__ = tuple(tf.constant(n, tf.int32) for n in numbers.values())

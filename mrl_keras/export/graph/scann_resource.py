@@ -7,7 +7,8 @@ import uuid
 import numpy as np
 import tensorflow as tf
 
-from mrl_keras.retrieval.scann.searcher import TENSOR_DTYPES, TENSOR_NAMES, leaf_order, scann_ops
+from mrl_keras.retrieval.partition.leaves import leaf_order
+from mrl_keras.retrieval.scann.searcher import TENSOR_DTYPES, TENSOR_NAMES, scann_ops
 
 # TensorsToScann takes what ScannToTensors gives, with the last part moved to the front.
 _INPUT_ORDER = (TENSOR_NAMES[-1], *TENSOR_NAMES[:-1])

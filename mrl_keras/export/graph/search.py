@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from mrl_keras.export.graph.certificate import Certificate
 from mrl_keras.export.graph.tables import PrefixTable, variable_from_array, variable_from_ids
 from mrl_keras.retrieval.arrays import LOWEST_SCORE
 
@@ -37,6 +38,8 @@ class NestedSearch(tf.Module):
         self.num_leaves = finder.num_leaves
         self.default_leaves = min(plan.leaves or finder.default_leaves, finder.num_leaves)
         self._cosine = index.metric == "cosine"
+        exact = finder.kind == "exact"
+        self._certificate = Certificate(index, plan, exact) if plan.certified else None
         edges = (finder.dims_read, *plan.rerank_dims[finder.reranks :])
         self.tables = [
             PrefixTable(index, low, high, finder.order)
@@ -61,57 +64,64 @@ class NestedSearch(tf.Module):
         k: tf.Tensor,
         shortlist: tf.Tensor,
         leaves: tf.Tensor,
-        row_shortlists: tf.Tensor | None = None,
+        row_numbers: tuple[tf.Tensor, tf.Tensor] | None = None,
     ) -> dict[str, tf.Tensor]:
         """The `k` best rows of each query.
 
         Args:
             embeddings: float32 (queries, width). A row with NaN or inf gets no results.
             k, shortlist, leaves: int32 scalars, k <= shortlist and 1 <= leaves <= num_leaves.
-            row_shortlists: optional int32 (queries,), at most `shortlist`: how much of the
-                shortlist counts for each query; of what ScaNN leaves, where ScaNN reranks.
+            row_numbers: optional (ks, shortlists), int32 (queries,), at most `k` and `shortlist`:
+                how many slots each query fills, and how much of the shortlist counts for it; of
+                what ScaNN leaves, where ScaNN reranks.
 
         Returns:
             `ids` int64 or string, `indices` int64 and `scores` float32, all (queries, k), best
-            first. Empty slots hold -1 or "", -1, and the lowest float32.
+            first. Empty slots hold -1 or "", -1, and the lowest float32. For a certified plan
+            `certified` too, bool (queries,), as in `CertifiedResult`.
         """
-        if row_shortlists is None:
-            row_shortlists = tf.fill([tf.shape(embeddings)[0]], shortlist)
-        search = _place_on_cpu(self._search)
-        return search(embeddings, k, shortlist, leaves, row_shortlists)
+        return _place_on_cpu(self._search)(embeddings, k, shortlist, leaves, row_numbers)
 
-    def _search(self, embeddings, *numbers):
-        inputs, (k, shortlist) = (embeddings, *numbers), numbers[:2]
-        scores, slots = tf.cond(
-            tf.shape(embeddings)[0] <= tf.minimum(_FEW_QUERIES, self._most_queries(shortlist, k)),
-            lambda: self._search_few(*inputs),
-            lambda: self._search_many(*inputs),
-        )
+    def _search(self, embeddings, k, shortlist, leaves, row_numbers):
+        count = tf.shape(embeddings)[0]
+        row_ks, row_shortlists = row_numbers or (None, None)
+
+        def few():
+            widths = self._widths(shortlist, k)
+            return self._search_block(embeddings, row_shortlists, widths, leaves, True)
+
+        def many():
+            each = tf.fill([count], shortlist) if row_shortlists is None else row_shortlists
+            return self._search_many(embeddings, k, shortlist, leaves, each)
+
+        most = tf.minimum(_FEW_QUERIES, self._most_queries(shortlist, k))
+        scores, slots, *bounds = tf.cond(count <= most, few, many)
         if isinstance(k, int):
-            scores, slots = tf.ensure_shape(scores, [None, k]), tf.ensure_shape(slots, [None, k])
+            for part in (scores, slots):
+                part.set_shape([None, k])
+        if row_ks is not None:
+            inside = tf.range(k)[None, :] < row_ks[:, None]
+            slots = tf.where(inside, slots, self.n_rows)
         found, indices = slots < self.n_rows, self._indices(slots)
-        return {
+        scores = tf.clip_by_value(scores, LOWEST_SCORE, -LOWEST_SCORE)
+        scores = tf.where(found, scores, LOWEST_SCORE)
+        answer = {
             "ids": tf.gather(self.ids, slots),
             "indices": tf.where(found, tf.cast(indices, tf.int64), -1),
-            "scores": tf.where(
-                found, tf.clip_by_value(scores, LOWEST_SCORE, -LOWEST_SCORE), LOWEST_SCORE
-            ),
+            "scores": scores,
         }
-
-    def blank(self, found: dict[str, tf.Tensor], empty: tf.Tensor) -> dict[str, tf.Tensor]:
-        """An answer of `search` with the slots that the bool tensor `empty` names left empty."""
-        missing = b"" if self.ids.dtype == tf.string else -1
-        fills = {"ids": missing, "indices": -1, "scores": LOWEST_SCORE}
-        return {
-            name: tf.where(empty, tf.constant(fill, found[name].dtype), found[name])
-            for name, fill in fills.items()
-        }
+        if self._certificate is not None:
+            last = scores[:, -1] if row_ks is None else tf.gather(scores, row_ks - 1, batch_dims=1)
+            answer["certified"] = last > bounds[0]
+        return answer
 
     def _widths(self, shortlist, k):
         """How many rows of each query the shortlist and then each rerank leaves."""
         if not self.plan.rerank_dims:
             return [k]
-        keep = [tf.maximum(k, tf.minimum(shortlist, size)) for size in self.plan.rerank_sizes]
+        known = isinstance(k, int) and isinstance(shortlist, int)
+        least, most = (min, max) if known else (tf.minimum, tf.maximum)
+        keep = [most(k, least(shortlist, size)) for size in self.plan.rerank_sizes]
         return [shortlist, *keep, k]
 
     def _most_queries(self, shortlist, k):
@@ -124,55 +134,70 @@ class NestedSearch(tf.Module):
         ]
         return tf.maximum(_BLOCK_BYTES // tf.reduce_max([1, *row_bytes]), 1)
 
-    def _search_few(self, queries, k, shortlist, leaves, row_shortlists):
-        widths = self._widths(shortlist, k)
-        return self._search_block(queries, row_shortlists, widths, leaves, _few_products)
-
     def _search_blocks(self, queries, k, shortlist, leaves, row_shortlists):
         widths, count = self._widths(shortlist, k), tf.shape(queries)[0]
         half = tf.clip_by_value((count + 1) // 2, _FEW_QUERIES, _MANY_QUERIES)
         block = tf.minimum(half, self._most_queries(shortlist, k))
         blocks = (count + block - 1) // block
 
-        def body(number, scores, slots):
+        def body(number, *arrays):
             part = slice(number * block, (number + 1) * block)
             search = _place_on_cpu(self._search_block)
-            found = search(queries[part], row_shortlists[part], widths, leaves, tf.linalg.matvec)
-            return number + 1, scores.write(number, found[0]), slots.write(number, found[1])
+            found = search(queries[part], row_shortlists[part], widths, leaves, False)
+            written = (array.write(number, one) for array, one in zip(arrays, found, strict=True))
+            return number + 1, *written
 
+        kinds = [(tf.float32, [None, None]), (tf.int32, [None, None])]
+        if self._certificate is not None:
+            kinds.append((tf.float32, [None]))
         arrays = [
-            tf.TensorArray(dtype, blocks, infer_shape=False, element_shape=[None, None])
-            for dtype in (tf.float32, tf.int32)
+            tf.TensorArray(dtype, blocks, infer_shape=False, element_shape=shape)
+            for dtype, shape in kinds
         ]
-        _, scores, slots = tf.while_loop(
+        _, *arrays = tf.while_loop(
             lambda number, *_: number < blocks,
             body,
             (0, *arrays),
             parallel_iterations=_BLOCKS_AT_ONCE,
         )
-        return scores.concat(), slots.concat()
+        return tuple(array.concat() for array in arrays)
 
-    def _search_block(self, queries, row_shortlists, widths, leaves, products):
-        squared = tf.reduce_sum(tf.square(queries), axis=1)
+    def _search_block(self, queries, row_shortlists, widths, leaves, few):
+        """(scores, slots) of a block, and for a certified plan what bounds all other rows.
+
+        `row_shortlists` None: the whole shortlist of each query.
+
+        The time of one query is that of its ops, some microseconds for each, whatever they do: a
+        few queries get fewer of them, and no branch.
+        """
+        squared = tf.reduce_sum(tf.square(queries), axis=1, keepdims=True)
         finite = tf.math.is_finite(squared)
-        queries, squared = tf.cond(
-            tf.reduce_all(finite),
-            lambda: (queries, squared),
-            lambda: (tf.where(finite[:, None], queries, 0.0), tf.where(finite, squared, 0.0)),
-        )
+
+        def cleaned():
+            return tf.where(finite, queries, 0.0)
+
+        queries = cleaned() if few else tf.cond(tf.reduce_all(finite), lambda: queries, cleaned)
         candidates, widths = widths[0], widths[self.finder.reranks :]
-        scores, running, slots = self.finder.find(queries, widths[0], leaves, candidates)
-        counts = tf.where(finite, row_shortlists, 0)
-        outside = tf.range(widths[0])[None, :] >= counts[:, None]
+        scores, running, slots = self.finder.find(queries, widths[0], leaves, candidates, few)
+        outside, bounds = tf.logical_not(finite), ()
+        if self._certificate is not None:
+            counts = candidates if row_shortlists is None else row_shortlists
+            bounds = (self._certificate.bounds(queries, scores, counts, outside),)
+        if row_shortlists is not None:
+            counts = tf.where(finite, tf.expand_dims(row_shortlists, 1), 0)
+            outside = tf.range(widths[0])[None, :] >= counts
         slots = tf.where(outside, self.n_rows, slots)
         if self.tables:
-            running = tf.where(outside, float("-inf"), running)
+            if running is not None:
+                running = tf.where(outside, float("-inf"), running)
+            products = _few_products if few else tf.linalg.matvec
             scores, slots = self._rerank(queries, running, slots, widths[1:], products)
         if self._cosine:
-            if self.plan.dims[-1] < self.width:
-                squared = tf.reduce_sum(tf.square(queries[:, : self.plan.dims[-1]]), axis=1)
-            scores *= tf.math.divide_no_nan(1.0, tf.sqrt(squared))[:, None]
-        return scores, slots
+            dim = self.plan.dims[-1]
+            if dim < self.width:
+                squared = tf.reduce_sum(tf.square(queries[:, :dim]), axis=1, keepdims=True)
+            scores *= tf.math.divide_no_nan(1.0, tf.sqrt(squared))
+        return scores, slots, *bounds
 
     def _indices(self, slots):
         """The index's own numbers of the rows in `slots`; the number of rows in empty slots."""
@@ -185,11 +210,15 @@ class NestedSearch(tf.Module):
             if last:
                 # By ascending index, so that equal scores come out in this order.
                 order = tf.math.top_k(-self._indices(slots), tf.shape(slots)[1]).indices
-                running, slots = (
-                    tf.gather(values, order, batch_dims=1) for values in (running, slots)
-                )
-            rows = tf.cast(tf.gather(table.rows, slots), tf.float32)
-            running += products(rows, table.query_part(queries))
+                slots = tf.gather(slots, order, batch_dims=1)
+                if running is not None:
+                    running = tf.gather(running, order, batch_dims=1)
+            rows = tf.gather(table.rows, slots)
+            added = products(table.values(rows), table.query_part(queries))
+            if running is None:
+                running = tf.where(tf.equal(slots, self.n_rows), float("-inf"), added)
+            else:
+                running += added
             # One op after another: handing the norms to another thread costs more than they do.
             with tf.control_dependencies([running]):
                 norms = table.inverse_norms(rows)
@@ -216,4 +245,4 @@ def _place_on_cpu(compute):
 
 def _few_products(rows, queries):
     """matvec for a few queries, without the matrix library's fixed cost for each call."""
-    return tf.reduce_sum(rows * queries[:, None, :], axis=-1)
+    return tf.reduce_sum(rows * tf.expand_dims(queries, 1), axis=-1)

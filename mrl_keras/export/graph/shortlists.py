@@ -1,4 +1,4 @@
-"""Shortlists in the graph: by brute force, by ScaNN, and by ScaNN's partition in plain ops.
+"""Shortlists in the graph: by brute force, sign bits, ScaNN, and partitions in plain ops.
 
 Each class is made from a `NestedIndex` and a `SearchPlan`, whose first dim is the prefix that it
 searches. Its `find` takes the queries of one block and gives, best first,
@@ -6,11 +6,12 @@ searches. Its `find` takes the queries of one block and gives, best first,
 - scores: float32 (queries, size), the score at the shortlist's prefix, before the division by
   the query's norm; `None` where the exact score is not known;
 - running: float32 (queries, size), the dot product over the first `dims_read` dims, to which
-  reranks add; minus infinity in empty slots;
+  reranks add; minus infinity in empty slots; `None` where it is 0 in all others;
 - slots: int32 (queries, size), row numbers in the shortlist's `order`; the number of rows N stands
   in empty slots.
 
-Where `reranks` is 1, `find` does the plan's first rerank as well, from `candidates` rows.
+Where `reranks` is 1, `find` does the plan's first rerank as well, from `candidates` rows. `few`
+says that the block is of a few queries.
 
 `order` is an int array (rows,): the rows of the index in the order in which the shortlist numbers
 them, leaf by leaf, so that the rows of one query lie close together in every table; or `None` for
@@ -19,12 +20,15 @@ the index's own order.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from mrl_keras.export.graph.scann_resource import ScannParts, ScannResource
 from mrl_keras.export.graph.tables import PrefixTable, variable_from_array
+from mrl_keras.retrieval.partition.leaves import leaf_order
 from mrl_keras.retrieval.scann.rows import SHORTLIST_WEIGHT
 from mrl_keras.retrieval.scann.searcher import scann_ops
+from mrl_keras.retrieval.signs import WORD_BITS
 
 MINUS_INFINITY = float("-inf")
 _CHUNK_BYTES, _CHUNK_ROWS = 8 << 20, 32_768
@@ -38,12 +42,14 @@ def unit_rows(queries: tf.Tensor) -> tf.Tensor:
 
 
 def _scores(table, rows, products):
-    """Scores of the gathered float32 `rows` from their dot products with the query."""
+    """Scores of the gathered `rows` from their dot products with the query."""
     norms = table.inverse_norms(rows)
     return products if norms is None else products * norms
 
 
 def _pad_columns(values, size, fill):
+    if isinstance(size, int):  # two ops in place of six
+        return tf.pad(values, [[0, 0], [0, size]], constant_values=fill)[:, :size]
     missing = tf.maximum(size - tf.shape(values)[1], 0)
     return tf.pad(values, [[0, 0], [0, missing]], constant_values=fill)
 
@@ -60,8 +66,8 @@ class ExactShortlist(tf.Module):
         self.table = PrefixTable(index, 0, plan.shortlist_dim)
         self._chunk = min(_CHUNK_ROWS, max(256, _CHUNK_BYTES // (4 * self.table.rows.shape[1])))
 
-    def find(self, queries, size, leaves, candidates=None):
-        del leaves, candidates
+    def find(self, queries, size, leaves, candidates=None, few=False):
+        del leaves, candidates, few
         part = self.table.query_part(queries)
         count = tf.shape(queries)[0]
         empty = (
@@ -86,8 +92,8 @@ class ExactShortlist(tf.Module):
     def _merge(self, part, start, size, best):
         """The `size` best of `best` and of one chunk of rows."""
         stop = tf.minimum(start + self._chunk, self.n_rows)
-        rows = tf.cast(self.table.rows[start:stop], tf.float32)
-        products = tf.matmul(part, rows, transpose_b=True)
+        rows = self.table.rows[start:stop]
+        products = tf.matmul(part, self.table.values(rows), transpose_b=True)
         scores, slots = tf.math.top_k(
             _scores(self.table, rows, products), tf.minimum(size, stop - start)
         )
@@ -99,6 +105,60 @@ class ExactShortlist(tf.Module):
             tf.gather(running, kept, batch_dims=1),
             tf.gather(slots, kept, batch_dims=1),
         )
+
+
+class SignShortlist(tf.Module):
+    """The rows whose sign bits differ least, a chunk of rows at a time, in plain ops.
+
+    The index has a shortlist of sign bits (`SignSearcher`).
+    """
+
+    kind, reranks, order = "signs", 0, None
+    num_leaves = default_leaves = 1
+    dims_read = 0
+
+    def __init__(self, index, plan):
+        super().__init__(name="sign_shortlist")
+        del plan
+        searcher, self.n_rows = index.shortlist, len(index)
+        self._dim, self._words = searcher.dim, searcher.codes.shape[1]
+        self.codes = variable_from_array(searcher.codes.view(np.int64), "sign_codes")
+        self.thresholds = variable_from_array(searcher.thresholds, "sign_thresholds")
+
+    def find(self, queries, size, leaves, candidates=None, few=False):
+        del leaves, candidates, few
+        asked, count = self._packed(queries[:, : self._dim]), tf.shape(queries)[0]
+        row_bytes = 8 * self._words * tf.maximum(count, 1)
+        chunk = tf.clip_by_value(_CHUNK_BYTES // row_bytes, 256, _CHUNK_ROWS)
+        farthest = tf.fill([count, size], -WORD_BITS * self._words - 1)
+        shape = tf.TensorShape([None, None])
+
+        def scan(start, nearness, slots):
+            stop = tf.minimum(start + chunk, self.n_rows)
+            differing = tf.bitwise.bitwise_xor(asked[:, None], self.codes[start:stop])
+            bits = tf.cast(tf.raw_ops.PopulationCount(x=differing), tf.int32)
+            # Of equal ones top_k takes the first, which is the lowest row.
+            new, places = tf.math.top_k(-tf.reduce_sum(bits, -1), tf.minimum(size, stop - start))
+            nearness = tf.concat([nearness, new], axis=1)
+            slots = tf.concat([slots, start + places], axis=1)
+            nearness, kept = tf.math.top_k(nearness, size)
+            return stop, nearness, tf.gather(slots, kept, batch_dims=1)
+
+        _, _, slots = tf.while_loop(
+            lambda start, *_: start < self.n_rows,
+            scan,
+            (0, farthest, tf.fill([count, size], self.n_rows)),
+            shape_invariants=(tf.TensorShape([]), shape, shape),
+            parallel_iterations=1,
+        )
+        return None, None, slots
+
+    def _packed(self, prefixes):
+        """`packed_signs` of the queries, int64 (queries, words)."""
+        bits = tf.cast(prefixes > self.thresholds, tf.int64)
+        bits = tf.pad(bits, [[0, 0], [0, WORD_BITS * self._words - self._dim]])
+        bits = tf.reshape(bits, [-1, self._words, WORD_BITS])
+        return tf.reduce_sum(tf.bitwise.left_shift(bits, tf.range(WORD_BITS, dtype=tf.int64)), -1)
 
 
 class ScannShortlist(tf.Module):
@@ -126,12 +186,12 @@ class ScannShortlist(tf.Module):
             return prefix
         return tf.concat([SHORTLIST_WEIGHT * prefix, unit_rows(queries[:, : self._width])], axis=1)
 
-    def find(self, queries, size, leaves, candidates=None):
+    def find(self, queries, size, leaves, candidates=None, few=False):
         _, ops = scann_ops()
         found, count = tf.minimum(size, self.n_rows), tf.shape(queries)[0]
         candidates = tf.minimum(size if candidates is None else candidates, self.n_rows)
         # The serial search refuses an empty batch, the parallel one answers it.
-        parallel = (count < 1) | (count >= _PARALLEL_FROM)
+        parallel = count < 1 if few else (count < 1) | (count >= _PARALLEL_FROM)
         slots, scores = ops.scann_search_batched(
             self.searcher.handle(),
             self._scann_queries(queries),
@@ -140,47 +200,54 @@ class ScannShortlist(tf.Module):
             leaves,
             parallel,
         )
-        slots, scores = (tf.ensure_shape(part, [None, None]) for part in (slots, scores))
+        for part in (slots, scores):
+            part.set_shape([None, None])  # the op's own shapes are unknown
         # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
         slots = tf.where(tf.math.is_nan(scores), self.n_rows, slots)
-        slots = _pad_columns(slots, size, self.n_rows)
-        return None, tf.where(slots == self.n_rows, MINUS_INFINITY, 0.0), slots
+        # Leaves with few rows, and no queries, give fewer columns.
+        return None, None, _pad_columns(slots, size, self.n_rows)
 
 
 class PartitionShortlist(tf.Module):
-    """The leaves of ScaNN's tree, searched exactly and without custom ops.
+    """The leaves of a partition or of ScaNN's tree, searched exactly and without custom ops.
 
     A query opens the leaves whose centres have the highest inner product with its L2-normalised
-    prefix, as ScaNN does, and scores every row in them. Each leaf is one run of memory. The index
-    has a ScaNN shortlist.
+    prefix, as `Leaves.open` and ScaNN do, and scores every row in them once. Each leaf is one run
+    of memory; rows that are in it as their second leaf are gathered. The index has a
+    `PartitionSearcher` or a `ScannSearcher`.
     """
 
     kind, reranks = "partition", 0
 
     def __init__(self, index, plan):
         super().__init__(name="partition_shortlist")
-        centres, self.order, starts = index.shortlist.partition()
+        leaves = index.shortlist.partition()
+        self.order = leaves.order
         self.n_rows, self.dims_read = len(index), plan.shortlist_dim
-        self.num_leaves = len(centres)
+        self.num_leaves, self._centre_dim = leaves.centres.shape
         self.default_leaves = index.shortlist.parameters.leaves_to_search
         self.table = PrefixTable(index, 0, self.dims_read, self.order)
-        self.centres = variable_from_array(centres, "centres")
-        self.starts = variable_from_array(starts, "leaf_starts")
+        self.centres = variable_from_array(leaves.centres, "centres")
+        self.starts = variable_from_array(leaves.starts, "leaf_starts")
+        self.spilled = None
+        if leaves.spilled is not None:
+            slots = leaf_order(self.order)[leaves.spilled]
+            self.spilled = variable_from_array(slots, "spilled")
+            self.spilled_starts = variable_from_array(leaves.spilled_starts, "spilled_starts")
+            first = leaves.tokens[leaves.spilled, 0]
+            self.spilled_first = variable_from_array(first, "spilled_first")
 
-    def find(self, queries, size, leaves, candidates=None):
-        del candidates
-        likeness = tf.matmul(
-            unit_rows(queries[:, : self.dims_read]), self.centres, transpose_b=True
-        )
-        opened = tf.math.top_k(likeness, leaves).indices
-        starts, stops = tf.gather(self.starts, opened), tf.gather(self.starts, opened + 1)
+    def find(self, queries, size, leaves, candidates=None, few=False):
+        del candidates, few
+        prefix = unit_rows(queries[:, : self._centre_dim])
+        opened = tf.math.top_k(tf.matmul(prefix, self.centres, transpose_b=True), leaves).indices
         part = self.table.query_part(queries)
         # map_fn cannot stack no results, so an empty batch gets one row, which is cut off again.
         count = tf.shape(queries)[0]
         extra = [[0, tf.maximum(1 - count, 0)], [0, 0]]
         found = tf.map_fn(
             lambda one: self._search_leaves(*one, size),
-            tuple(tf.pad(values, extra) for values in (part, starts, stops)),
+            (tf.pad(part, extra), tf.pad(opened, extra)),
             fn_output_signature=tuple(
                 tf.TensorSpec([None], dtype) for dtype in (tf.float32, tf.float32, tf.int32)
             ),
@@ -188,11 +255,13 @@ class PartitionShortlist(tf.Module):
         )
         return tuple(values[:count] for values in found)
 
-    def _search_leaves(self, query, starts, stops, size):
+    def _search_leaves(self, query, opened, size):
         """The best rows of one query's leaves, padded to `size`."""
-        places = tf.ragged.range(starts, stops).values
-        rows = tf.cast(tf.gather(self.table.rows, places), tf.float32)
-        products = tf.linalg.matvec(rows, query)
+        places = _runs(self.starts, opened)
+        if self.spilled is not None:
+            places = tf.concat([places, self._spilled_into(opened)], axis=0)
+        rows = tf.gather(self.table.rows, places)
+        products = tf.linalg.matvec(self.table.values(rows), query)
         count = tf.minimum(size, tf.shape(places)[0])
         scores, kept = tf.math.top_k(_scores(self.table, rows, products), count)
         missing = [[0, size - count]]
@@ -201,3 +270,15 @@ class PartitionShortlist(tf.Module):
             tf.pad(tf.gather(products, kept), missing, constant_values=MINUS_INFINITY),
             tf.pad(tf.gather(places, kept), missing, constant_values=self.n_rows),
         )
+
+    def _spilled_into(self, opened):
+        """The slots whose second leaf is open and whose first one is not."""
+        places = _runs(self.spilled_starts, opened)
+        is_open = tf.reduce_any(opened[:, None] == tf.range(self.num_leaves), axis=0)
+        new = ~tf.gather(is_open, tf.gather(self.spilled_first, places))
+        return tf.boolean_mask(tf.gather(self.spilled, places), new)
+
+
+def _runs(starts, opened):
+    """The places from `starts[l]` to `starts[l + 1]` of each opened leaf l, one after another."""
+    return tf.ragged.range(tf.gather(starts, opened), tf.gather(starts, opened + 1)).values

@@ -4,6 +4,8 @@ A row of a stage's table holds the dims that the stage adds and, for cosine, the
 norm at the stage's prefix, so that one gather reads all that a stage needs of a row, as one run of
 memory. The last row of every table belongs to empty slots: its dims are zero, and the running
 product there is minus infinity, which becomes the score.
+
+A row of int8 codes carries its scales and its norm as the bytes of float32 numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from mrl_keras.retrieval.arrays import as_float32
+from mrl_keras.retrieval.index.storage import shared_storage
+
 _SLICE_BYTES = 8 << 20
 _ALIGNMENT = 64
 
@@ -23,6 +28,7 @@ def variable_from_rows(
     dtype,
     rows: Callable[[int, int], np.ndarray],
     name: str,
+    places: np.ndarray | None = None,
 ) -> tf.Variable:
     """Makes a variable over memory that is filled a few megabytes at a time and never copied.
 
@@ -34,15 +40,18 @@ def variable_from_rows(
     Args:
         shape: ints, the shape; axis 0 is cut into slices.
         dtype: NumPy dtype of a fixed size, bfloat16 included.
-        rows: `rows(start, stop)` gives the values of these rows.
+        rows: `rows(start, stop)` gives the values of these rows; it is asked for all of them in
+            order, so that rows on disk are read once and in a row, whatever their `places`.
         name: str, the variable's name in the checkpoint.
+        places: optional int array (rows,), where each row goes. Defaults to their own order.
     """
     dtype = np.dtype(dtype)
     values = _aligned_array(shape, dtype)
     step = max(1, _SLICE_BYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
     for start in range(0, shape[0], step):
         stop = min(start + step, shape[0])
-        values[start:stop] = rows(start, stop)
+        where = slice(start, stop) if places is None else places[start:stop]
+        values[where] = rows(start, stop)
     # DLPack does not take NumPy's bfloat16: hand over its bits. bitcast does not copy them.
     known = dtype.isbuiltin == 1
     bits = values if known else values.view(np.uint16)
@@ -96,45 +105,92 @@ class PrefixTable(tf.Module):
             Defaults to the index's own order.
 
     Attributes:
-        rows: variable (index rows + 1, high - low + norm columns) in the index's storage dtype.
-        norm_width: int, 0 for metric="dot", else 1 (float32) or 3 (bfloat16).
+        rows: variable (index rows + 1, high - low + further columns) in the blocks' storage dtype;
+            float32 where they have several.
     """
 
     def __init__(self, index, low: int, high: int, order: np.ndarray | None = None):
         super().__init__(name=f"dims_{low}_{high}")
         self.low, self.high = low, high
         dims = index.nesting_dims
-        first = dims.index(low) + 1 if low else 0
-        blocks = index.blocks[first : dims.index(high) + 1]
-        norms = index.inverse_norms[:, dims.index(high)] if index.metric == "cosine" else None
-        dtype, count = blocks[0].dtype, len(index)
-        self.norm_width = 0 if norms is None else norm_columns(norms[:1], dtype).shape[1]
-        width = high - low + self.norm_width
+        first, last = dims.index(low) + 1 if low else 0, dims.index(high)
+        blocks = index.blocks[first : last + 1]
+        norms = index.inverse_norms[:, last] if index.metric == "cosine" else None
+        storage, count = shared_storage(blocks), len(index)
+        dtype = np.dtype(np.float32) if isinstance(storage, list) else blocks[0].dtype
+        self._has_norms = norms is not None
+        # The widths of the blocks that have a scale of their own.
+        self._scaled = [block.shape[1] for block in blocks] if storage == "int8" else []
+
+        def columns(picked):
+            parts = [block[picked] for block in blocks]
+            if self._scaled:
+                parts, numbers = [p.codes for p in parts], [p.scales for p in parts]
+                if norms is not None:
+                    numbers.append(norms[picked, None])
+                return np.concatenate([*parts, *(as_bytes(one) for one in numbers)], axis=1)
+            parts = [as_float32(part).astype(dtype, copy=False) for part in parts]
+            if norms is not None:
+                parts.append(norm_columns(norms[picked], dtype))
+            return np.concatenate(parts, axis=1)
+
+        width = columns(slice(0, 1)).shape[1]
+        self._norm_width = 0 if self._scaled else width - (high - low)
 
         def rows(start, stop):
             last = min(stop, count)
-            picked = slice(start, last) if order is None else order[start:last]
-            parts = [block[picked] for block in blocks]
-            if norms is not None:
-                parts.append(norm_columns(norms[picked], dtype))
+            picked = slice(start, last)
             empty = np.zeros((stop - last, width), dtype)
-            empty[:, high - low : high - low + 1] = 1
-            return np.concatenate([np.concatenate(parts, axis=1), empty])
+            if norms is not None and self._scaled:
+                empty[:, -4:] = as_bytes(np.ones((1, 1), np.float32))
+            elif norms is not None:
+                empty[:, high - low] = 1
+            return np.concatenate([columns(picked), empty])
 
-        shape = (count + 1, width)
-        self.rows = variable_from_rows(shape, dtype, rows, f"rows_{low}_{high}")
+        places = None
+        if order is not None:
+            places = np.append(np.empty(count, np.int64), count)
+            places[order] = np.arange(count)
+        shape, name = (count + 1, width), f"rows_{low}_{high}"
+        self.rows = variable_from_rows(shape, dtype, rows, name, places)
 
     def query_part(self, queries: tf.Tensor) -> tf.Tensor:
-        """The queries' dims that face a row's columns: (queries, width), 0 at the norm columns."""
-        part = queries[:, self.low : self.high]
-        return tf.pad(part, [[0, 0], [0, self.norm_width]]) if self.norm_width else part
+        """The queries' dims that face `values`: (queries, width), 0 at the norm columns."""
+        whole = self.low == 0 and queries.shape[1] == self.high
+        part = queries if whole else queries[:, self.low : self.high]
+        return tf.pad(part, [[0, 0], [0, self._norm_width]]) if self._norm_width else part
+
+    def values(self, rows: tf.Tensor) -> tf.Tensor:
+        """Rows (..., width) of the table as float32, for the product with `query_part`."""
+        if not self._scaled:
+            return tf.cast(rows, tf.float32)
+        codes = tf.cast(rows[..., : self.high - self.low], tf.float32)
+        scales = self._numbers(rows)[..., : len(self._scaled)]
+        # tf.repeat loses the last axis of no rows.
+        blocks = np.repeat(np.arange(len(self._scaled)), self._scaled)
+        return codes * tf.gather(scales, blocks, axis=-1)
 
     def inverse_norms(self, rows: tf.Tensor) -> tf.Tensor | None:
-        """The inverse norms within float32 `rows` (..., width), or `None` for metric="dot"."""
-        if not self.norm_width:
+        """The inverse norms within rows (..., width), or `None` for metric="dot"."""
+        if not self._has_norms:
             return None
-        columns = rows[..., self.high - self.low :]
-        return columns[..., 0] if self.norm_width == 1 else tf.reduce_sum(columns, axis=-1)
+        if self._scaled:
+            return self._numbers(rows)[..., -1]
+        columns = tf.cast(rows[..., self.high - self.low :], tf.float32)
+        return columns[..., 0] if self._norm_width == 1 else tf.reduce_sum(columns, axis=-1)
+
+    def _numbers(self, rows):
+        """The float32 numbers that stand after the codes: scales, then the norm."""
+        count = len(self._scaled) + self._has_norms
+        parts = tf.reshape(
+            rows[..., self.high - self.low :], [*tf.unstack(tf.shape(rows))[:-1], count, 4]
+        )
+        return tf.bitcast(parts, tf.float32)
+
+
+def as_bytes(numbers: np.ndarray) -> np.ndarray:
+    """float32 numbers (rows, columns) as their bytes, int8 (rows, 4 columns)."""
+    return np.ascontiguousarray(numbers, np.float32).view(np.int8)
 
 
 def variable_from_ids(ids: np.ndarray) -> tf.Variable:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from mrl_keras.checks import differences
+from mrl_keras.retrieval.index.storage import tables_of_blocks
 
 _STEP_BYTES = 64 << 20
 
@@ -71,8 +72,19 @@ def digest_of(tables: Sequence[np.ndarray]) -> str:
 
 
 def plan_fingerprint(plan) -> dict:
-    """A `SearchPlan` as JSON holds it."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(plan).items()}
+    """A `SearchPlan` that is not certified, as JSON holds it."""
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(plan).items()}
+    del values["certified"]
+    return values
+
+
+def options_fingerprint(options) -> dict:
+    """The identity of an `IndexOptions`, as JSON holds it; given centres by their digest."""
+    about = {**asdict(options), "scann": repr(options.scann)}
+    if options.partition is not None:
+        centres, about["partition"] = options.partition.centres, repr(options.partition)
+        about["centres"] = None if centres is None else digest_of([centres])
+    return about
 
 
 def index_fingerprint(index) -> dict:
@@ -80,14 +92,13 @@ def index_fingerprint(index) -> dict:
 
     The same index has the same fingerprint in memory, memory-mapped, or saved and loaded.
     """
-    tables = [*index.blocks, index.inverse_norms, index.ids]
+    tables = [*tables_of_blocks(index.blocks), index.inverse_norms, index.ids]
     shortlist = None
     if index.shortlist is not None:
         # The "storage" is what folders of earlier versions hold beside the parameters.
         about = {"dim": index.shortlist.dim, "storage": "float32"}
         shortlist = about | index.shortlist.parameters.to_dict()
-        parts = index.shortlist.tensors()
-        tables += [parts["datapoint_to_token"], parts["hashed_dataset"]]
+        tables += index.shortlist.identity()
     return {
         "rows": len(index),
         "nesting_dims": list(index.nesting_dims),

@@ -21,7 +21,7 @@ from mrl_keras.files import (
     remove,
 )
 from mrl_keras.retrieval.bulk.fingerprints import describe_differences
-from mrl_keras.retrieval.index.nested_index import SearchResult
+from mrl_keras.retrieval.index.results import SearchResult
 
 FORMAT_VERSION = 1
 _MANIFEST, _CHUNKS, _ANSWERS = "manifest.json", "chunks", "answers"

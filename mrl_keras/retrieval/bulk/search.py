@@ -13,7 +13,8 @@ from mrl_keras.files import as_path
 from mrl_keras.retrieval.arrays import as_array, check_queries
 from mrl_keras.retrieval.bulk.fingerprints import RowDigest, index_fingerprint, plan_fingerprint
 from mrl_keras.retrieval.bulk.folder import BulkFolder, load_bulk_search
-from mrl_keras.retrieval.index.nested_index import NestedIndex, SearchResult
+from mrl_keras.retrieval.index.nested_index import NestedIndex
+from mrl_keras.retrieval.index.results import SearchResult
 from mrl_keras.retrieval.plan import SearchPlan
 
 DEFAULT_CHUNK_QUERIES = 4096
@@ -113,6 +114,11 @@ def run_bulk_search(
     """`bulk_search` for a `QuerySource`; queries that are answered already are not embedded."""
     if not isinstance(plan, SearchPlan):
         raise ValueError(f"`plan` must be a SearchPlan. Received {plan!r}.")
+    if plan.certified:
+        raise ValueError(
+            "Certificates are not kept on disk. Give a plan without `certified`, or use "
+            "`index.search`."
+        )
     plan.check_dims(index.nesting_dims)
     about = {
         "plan": plan_fingerprint(plan),

@@ -28,7 +28,7 @@ from mrl_keras.retrieval.arrays import (
     squared_norms,
 )
 from mrl_keras.retrieval.exact.candidates import Candidates
-from mrl_keras.retrieval.exact.threads import available_cores, blas_threads, may_share_blas
+from mrl_keras.retrieval.exact.threads import available_cores, blas_threads, query_workers
 
 _QUERY_BLOCK = 256
 _TILE_ROWS = 4096
@@ -71,7 +71,7 @@ def plan_blocking(n_queries, widths, n_rows, k, copied, memory_budget) -> Blocki
     cores = available_cores()
     if n_queries * n_rows * (width + _COMPARISON * prefixes) < _WORTH_THREADS:
         cores = 1
-    workers = max(1, min(cores, n_queries // 32)) if may_share_blas() else 1
+    workers = query_workers(n_queries, cores)
     rows = min(_TILE_ROWS, n_rows)
     queries = min(_QUERY_BLOCK, -(-n_queries // workers))
     per_query = prefixes * (room * 8 + k * 24 + 24) + 4 * width

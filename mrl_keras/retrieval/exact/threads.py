@@ -34,6 +34,11 @@ def may_share_blas() -> bool:
     return _blas_controller() is not None
 
 
+def query_workers(n_queries: int, cores: int) -> int:
+    """Blocks of queries to work on at a time: one for each core, none of them under 32 queries."""
+    return max(1, min(cores, n_queries // 32)) if may_share_blas() else 1
+
+
 class _SharedLimit:
     """A limit on the threads of BLAS that overlapping searches share.
 

@@ -1,8 +1,9 @@
 """A database of embeddings in prefix blocks, so that a rerank reads only the dims it adds."""
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from mrl_keras.files import (
     exists,
     join,
     local_copy,
+    local_path,
     read_manifest,
     write_json,
 )
@@ -31,35 +33,31 @@ from mrl_keras.retrieval.arrays import (
     pad_columns,
     squared_norms,
 )
+from mrl_keras.retrieval.exact.blocked import prefix_squared_norms
+from mrl_keras.retrieval.exact.pruned import PrunedScan
 from mrl_keras.retrieval.exact.search import DEFAULT_MEMORY_BUDGET, search_finite
+from mrl_keras.retrieval.exact.unread import UnreadBound
 from mrl_keras.retrieval.index.build import (
     IndexOptions,
     build_tables,
     check_ids,
-    storage_dtype,
 )
+from mrl_keras.retrieval.index.results import CertifiedResult, PrunedResult, SearchResult
+from mrl_keras.retrieval.index.shortlists import Shortlist, build_shortlist, load_shortlist
+from mrl_keras.retrieval.index.storage import (
+    blocks_of_tables,
+    shared_storage,
+    storage_dtype,
+    table_names,
+    tables_of_blocks,
+)
+from mrl_keras.retrieval.index.tables import as_written
 from mrl_keras.retrieval.plan import SearchPlan
 from mrl_keras.retrieval.rerank import GATHER_BYTES, check_candidates, gathered_products
-from mrl_keras.retrieval.scann.parameters import ScannParameters, uses_scann
-from mrl_keras.retrieval.scann.searcher import ScannSearcher
 
 FORMAT_VERSION = 1
 _MANIFEST = "index.json"
-
-
-class SearchResult(NamedTuple):
-    """The answer of a nested search; all three are (queries, k), best first.
-
-    Attributes:
-        scores: float32, the cosine (or inner product) at the plan's last dim; empty slots hold
-            the lowest float32.
-        indices: int64 row numbers; empty slots hold -1.
-        ids: int64 or str, the rows' own names; empty slots hold -1 or "".
-    """
-
-    scores: np.ndarray
-    indices: np.ndarray
-    ids: np.ndarray
+_NORM_ROWS = 65_536
 
 
 class NestedIndex:
@@ -73,12 +71,14 @@ class NestedIndex:
     Attributes:
         nesting_dims: `NestingDims`, the prefixes that searches may use.
         metric: "cosine" or "dot".
-        storage: "float32" or "bfloat16", the dtype of the blocks.
-        blocks: tuple of arrays (rows, d_j - d_{j-1}), in memory or memory-mapped.
+        storage: "float32", "bfloat16" or "int8", or a list of them, one for each block.
+        blocks: tuple of arrays (rows, d_j - d_{j-1}), `QuantizedRows` for "int8", in memory or
+            memory-mapped.
         inverse_norms: float32 (rows, prefixes), 1 / norm of each prefix as stored; 0 where the
             prefix is zero, and ones for metric="dot".
         ids: int64 or str (rows,), unique.
-        shortlist: the `ScannSearcher` of one prefix, or `None` where shortlists are exact.
+        shortlist: the `ScannSearcher`, `SignSearcher` or `PartitionSearcher` of one prefix, or
+            `None` where shortlists are exact.
 
     Example:
 
@@ -99,7 +99,7 @@ class NestedIndex:
         inverse_norms: np.ndarray,
         ids: np.ndarray,
         metric: str = "cosine",
-        shortlist: ScannSearcher | None = None,
+        shortlist: Shortlist | None = None,
     ):
         self.nesting_dims = NestingDims(nesting_dims)
         self.blocks = tuple(blocks)
@@ -116,11 +116,14 @@ class NestedIndex:
         ids: Sequence | None = None,
         options: IndexOptions | None = None,
         progress: bool = False,
+        folder: str | None = None,
     ) -> Self:
         """Builds from a matrix, a memory map, or a generator of row chunks.
 
-        Holds the block tables and one chunk, never a second copy of the rows. A ScaNN shortlist
-        also takes the D_s prefix as float32 while it is built.
+        Holds the block tables and one chunk, never a second copy of the rows; with `folder` the
+        tables are files there, so that rows and index may be larger than memory. A ScaNN shortlist
+        also takes the D_s prefix (and the `reorder_dim`) as float32 while it is built. Rows and
+        tables are read once and in order.
 
         Args:
             vectors: (rows, width) array or memory map, read `options.chunk_rows` at a time, or
@@ -130,35 +133,57 @@ class NestedIndex:
                 taken, they mark empty slots.
             options: `IndexOptions`, the metric, the storage and the shortlist; `None` takes its
                 defaults.
-            progress: bool, whether to show a progress bar. Defaults to `False`.
+            progress: bool, whether to show progress bars. Defaults to `False`.
+            folder: str, a new local folder that the index is written into, as `save` does, while
+                it is built; its blocks are then memory maps of these files. Defaults to `None`,
+                an index in memory.
 
         Raises:
             ValueError: no rows, chunks of another width, non-finite rows (named by number), ids
-                that are repeated, missing or of the wrong count, or a `shortlist_dim` that is
-                not a nesting dim.
+                that are repeated, missing or of the wrong count, a `shortlist_dim` that is
+                not a nesting dim, or a `folder` that exists or is remote.
             ImportError: ScaNN is needed and not installed.
         """
         dims, options = NestingDims(nesting_dims), options or IndexOptions()
-        blocks, norms = build_tables(vectors, dims, options, progress)
-        index = cls(dims, blocks, norms, check_ids(ids, len(norms)), options.metric)
-        index.shortlist = index._build_shortlist(options.shortlist_dim, options.scann)
+        if folder is None:
+            return cls._build(vectors, dims, ids, options, progress)
+        with atomic_directory(local_path(folder, "`folder`")) as temporary:
+            index = cls._build(vectors, dims, ids, options, progress, temporary)
+            index._write_rest(temporary)
         return index
 
-    def _build_shortlist(self, dim, scann):
-        if dim is None:
-            if isinstance(scann, ScannParameters):
-                raise ValueError(
-                    "`shortlist_dim` must name the prefix that ScaNN searches when `scann` is "
-                    f"given. Received None; choose one of {list(self.nesting_dims)}."
-                )
-            return None
-        self.nesting_dims.index(dim)
-        blocks = self.blocks_up_to(getattr(scann, "reorder_dim", None) or dim)
-        if not uses_scann(scann, len(self)):
-            return None
-        prefix = np.concatenate([as_float32(block) for block in blocks], axis=1)
-        parameters = None if scann == "auto" else scann
-        return ScannSearcher.build(prefix, parameters, normalize=self.metric == "cosine", dim=dim)
+    @classmethod
+    def _build(cls, vectors, dims, ids, options, progress, folder=None):
+        blocks, norms = build_tables(vectors, dims, options, progress, folder)
+        norms = np.array(norms) if folder else norms
+        index = cls(dims, blocks, norms, check_ids(ids, len(norms)), options.metric)
+        index.shortlist = build_shortlist(index, options, progress)
+        return index
+
+    def with_shortlist(self, options: IndexOptions) -> Self:
+        """The same rows with another shortlist, without a copy of them.
+
+        Args:
+            options: `IndexOptions`, of which `shortlist_dim`, `scann`, `signs` and `partition`
+                count.
+
+        Raises:
+            ValueError, ImportError: as for `build`.
+
+        >>> index = NestedIndex.build(np.eye(4), [2, 4])
+        >>> index.with_shortlist(IndexOptions(shortlist_dim=2, signs=True)).shortlist.dim
+        2
+        """
+        tables = (self.nesting_dims, self.blocks, self.inverse_norms, self.ids)
+        index = type(self)(*tables, self.metric)
+        index.shortlist = build_shortlist(index, options, False)
+        return index
+
+    def memory_bytes(self) -> int:
+        """Bytes of the blocks, norms, ids and the shortlist, whether in memory or mapped."""
+        tables = (*tables_of_blocks(self.blocks), self.inverse_norms, self.ids)
+        size = sum(table.nbytes for table in tables)
+        return size + (0 if self.shortlist is None else self.shortlist.memory_bytes())
 
     def __len__(self) -> int:
         return self.inverse_norms.shape[0]
@@ -176,9 +201,9 @@ class NestedIndex:
         return self.nesting_dims.width
 
     @property
-    def storage(self) -> str:
-        """The dtype of the blocks, "float32" or "bfloat16"."""
-        return self.blocks[0].dtype.name
+    def storage(self) -> str | list[str]:
+        """How the blocks are stored: one of `STORAGES`, or each block's where they differ."""
+        return shared_storage(self.blocks)
 
     def blocks_up_to(self, dim: int) -> tuple[np.ndarray, ...]:
         """The blocks that make up the prefix `dim`."""
@@ -187,13 +212,13 @@ class NestedIndex:
     def find_shortlist(
         self, queries: np.ndarray, dim: int, size: int, leaves: int | None = None
     ) -> np.ndarray:
-        """The `size` rows nearest with `dim` dims: by ScaNN where `dim` is its prefix, else exact.
+        """The `size` rows nearest with `dim` dims, exactly or by the `shortlist` of that prefix.
 
         Args:
-            queries: (queries, `dim` or more) embeddings; at least `shortlist.width` for ScaNN.
+            queries: (queries, `dim` or more) embeddings; at least `shortlist.width` by a shortlist.
             dim: int, D_s, a nesting dim.
             size: int, the shortlist's length.
-            leaves: int, leaves that ScaNN opens; ignored by an exact shortlist.
+            leaves: int, leaves that are opened; ignored by an exact shortlist.
 
         Returns:
             int64 indices (queries, size), best first (by `reorder_dim`, where ScaNN has one),
@@ -233,6 +258,78 @@ class NestedIndex:
             last_only=True,
         )
         return scores[0], indices[0]
+
+    def search_pruned(self, queries: np.ndarray, k: int = 10) -> PrunedResult:
+        """Exact search at the full width that reads most rows in part only.
+
+        What the dims after a prefix can add to a score is at most the product of the norms of both
+        tails, so a row is left as soon as that cannot bring it among the k best:
+
+            <q, x>  <=  <q[:m], x[:m]> + |q[m:]| |x[m:]|.
+
+        The answer is that of `search_exactly(queries, width, k)`, to float32 rounding, with ties by
+        ascending row number. How much is saved depends on the embeddings: much where queries have
+        near neighbours and the first dims hold most of the norm, nothing on noise.
+
+        Args:
+            queries: (queries, width) embeddings; a row with NaN or inf finds nothing.
+            k: int, rows returned. Defaults to 10.
+
+        Raises:
+            ValueError: a wrong width, or k below 1.
+
+        Example:
+
+        >>> rows = np.random.default_rng(0).standard_normal((500, 16)).astype("float32")
+        >>> index = NestedIndex.build(rows, [4, 8, 16])
+        >>> found = index.search_pruned(rows[:2], k=3)
+        >>> found.ids[:, 0].tolist(), bool((found.dims_read > 4).all())
+        ([0, 1], True)
+
+        Source: the bound is Cauchy-Schwarz's; pruning level by level, arXiv 2510.00566.
+        """
+        queries, k = check_queries(queries, self.width), whole_number(k, "`k`")
+        squared = squared_norms(queries)
+        good = np.isfinite(squared)
+        found = self._pruned_scan.run(queries[good], min(k, len(self)))
+        return PrunedResult(*self._filled(found, good, squared, k))
+
+    def _filled(self, found, good, squared, k):
+        """(scores, indices, ids, dims read) of all queries from a `PrunedScores` of the good ones.
+
+        Args:
+            good: bool (queries,), which were searched.
+            squared: float32 (queries,), their squared norms, by which cosines are divided.
+            k: int, columns of the answer.
+        """
+        scores = np.full((len(good), k), LOWEST_SCORE, np.float32)
+        indices, read = np.full(scores.shape, PAD_INDEX, np.int64), np.zeros(len(good))
+        norms = inverse_norms(squared[good])[:, None] if self.metric == "cosine" else 1.0
+        columns = slice(found.scores.shape[1])
+        there = found.indices >= 0
+        scores[good, columns] = np.where(there, found.scores * norms, LOWEST_SCORE)
+        indices[good, columns], read[good] = found.indices, found.dims_read
+        return scores, indices, self.ids_at(indices), read
+
+    def unread_bound(self, dim: int) -> UnreadBound:
+        """What bounds the scores of rows that a shortlist by `dim` dims, a nesting dim, leaves."""
+        return self._pruned_scan.unread[dim]
+
+    @functools.cached_property
+    def _pruned_scan(self):
+        return PrunedScan(self.blocks, self._prefix_norms(), self.metric == "cosine")
+
+    def _prefix_norms(self):
+        """The norm of every prefix of every row, float32 (rows, prefixes)."""
+        if self.metric == "cosine":
+            inverse = np.asarray(self.inverse_norms)
+            return np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0)
+        norms = np.empty((len(self), len(self.blocks)), np.float32)
+        for first in range(0, len(self), _NORM_ROWS):
+            part = slice(first, first + _NORM_ROWS)
+            squared = prefix_squared_norms([as_float32(block[part]) for block in self.blocks])
+            norms[part] = np.sqrt(squared).T
+        return norms
 
     def _prefixes(self, queries, dim):
         queries = check_matrix(queries, "`queries`")
@@ -339,7 +436,7 @@ class NestedIndex:
         scores[:, (candidates < 0) | ~finite[:, None]] = -np.inf
         return scores
 
-    def search(self, queries: np.ndarray, plan: SearchPlan) -> SearchResult:
+    def search(self, queries: np.ndarray, plan: SearchPlan) -> SearchResult | CertifiedResult:
         """Nested search: shortlist, then each rerank of the plan.
 
         Args:
@@ -350,22 +447,55 @@ class NestedIndex:
                 `plan.leaves` is ignored where the shortlist is exact, which opens everything.
 
         Returns:
-            A `SearchResult` of (scores, indices, ids), each (queries, k).
+            A `SearchResult` of (scores, indices, ids), each (queries, k); a `CertifiedResult` for a
+            certified plan.
 
         Raises:
-            ValueError: a wrong width, or a dim that is not in the index.
+            ValueError: a wrong width, a dim that is not in the index, or a certified plan that
+                does not end at the width.
+
+        Example:
+
+        >>> rows = np.random.default_rng(0).standard_normal((500, 16)).astype("float32")
+        >>> index = NestedIndex.build(rows, [4, 8, 16])
+        >>> found = index.search(rows[:2], SearchPlan((8, 16), (50,), k=1, certified=True))
+        >>> found.ids.tolist(), found.certified.tolist(), bool((found.dims_read < 16).all())
+        ([[0], [1]], [True, True], True)
         """
         queries = check_queries(queries, self.width)
         plan.check_dims(self.nesting_dims)
-        bad = ~np.isfinite(squared_norms(queries))
+        squared = squared_norms(queries)
+        bad = ~np.isfinite(squared)
         if bad.any():
             # A bad value past the plan's dims spoils the row as well, whatever the plan.
             queries = np.where(bad[:, None], np.float32(np.nan), queries)
+        if plan.certified:
+            return self._search_certified(queries, squared, plan)
         if not plan.rerank_dims:
             scores, indices = self.search_exactly(queries, plan.shortlist_dim, plan.k)
         else:
             scores, indices = self._rerank(queries, *self._find_candidates(queries, plan))
         return SearchResult(scores, indices, self.ids_at(indices))
+
+    def _search_certified(self, queries, squared, plan):
+        dim, size, k = plan.shortlist_dim, plan.shortlist_size, plan.k
+        good = np.isfinite(squared)
+        asked, scan = queries[good], self._pruned_scan
+        exact = self.shortlist is None or self.shortlist.dim != dim
+        if exact:
+            near, candidates = self.search_exactly(asked, dim, size)
+        else:
+            candidates = self.find_shortlist(asked, dim, size, plan.leaves)
+        found = scan.rerank(asked, candidates, k)
+        certified = np.zeros(len(queries), bool)
+        certified[good] = exact
+        if exact and size < len(self):
+            last = near[:, -1]
+            if self.metric == "cosine":
+                last = last * np.sqrt(squared_norms(asked[:, :dim]))
+            certified[good] = found.scores[:, -1] > self.unread_bound(dim).highest(asked, last)
+        scores, indices, ids, read = self._filled(found, good, squared, k)
+        return CertifiedResult(scores, indices, ids, certified, read)
 
     def _find_candidates(self, queries, plan):
         """(candidates, the reranks left to do): ScaNN may do the first one itself."""
@@ -420,22 +550,24 @@ class NestedIndex:
         """
         # Plain .npy files, because they can be memory-mapped and hold nothing pickled.
         with atomic_directory(directory) as folder:
-            for place, block in enumerate(self.blocks):
-                # NumPy's file format has no bfloat16: its bits are stored as uint16.
-                bits = block if block.dtype == np.float32 else block.view(np.uint16)
-                np.save(os.path.join(folder, _block_name(place)), bits, allow_pickle=False)
-            for name in ("inverse_norms", "ids"):
-                path = os.path.join(folder, f"{name}.npy")
-                np.save(path, getattr(self, name), allow_pickle=False)
-            manifest = {
-                "format_version": FORMAT_VERSION,
-                "nesting_dims": list(self.nesting_dims),
-                "metric": self.metric,
-                "storage": self.storage,
-                "rows": len(self),
-                "shortlist": None if self.shortlist is None else self.shortlist.save(folder),
-            }
-            write_json(os.path.join(folder, _MANIFEST), manifest)
+            tables = [*tables_of_blocks(self.blocks), self.inverse_norms]
+            names = [*table_names([block.dtype.name for block in self.blocks]), "inverse_norms.npy"]
+            for name, table in zip(names, tables, strict=True):
+                np.save(os.path.join(folder, name), as_written(table), allow_pickle=False)
+            self._write_rest(folder)
+
+    def _write_rest(self, folder):
+        """Ids, shortlist and manifest, beside the tables."""
+        np.save(os.path.join(folder, "ids.npy"), self.ids, allow_pickle=False)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "nesting_dims": list(self.nesting_dims),
+            "metric": self.metric,
+            "storage": self.storage,
+            "rows": len(self),
+            "shortlist": None if self.shortlist is None else self.shortlist.save(folder),
+        }
+        write_json(os.path.join(folder, _MANIFEST), manifest)
 
     @classmethod
     def load(cls, directory: str, memory_map: bool = False) -> Self:
@@ -477,20 +609,22 @@ class NestedIndex:
             path = os.path.join(folder, name)
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
-        dtype, saved = storage_dtype(manifest["storage"]), manifest["shortlist"]
+        storages, saved = manifest["storage"], manifest["shortlist"]
         dims, rows = NestingDims(manifest["nesting_dims"]), manifest["rows"]
-        blocks = [read(_block_name(place), memory_map).view(dtype) for place in range(len(dims))]
+        storages = [storages] * len(dims) if isinstance(storages, str) else storages
+        tables = [read(name, memory_map) for name in table_names(storages)]
+        tables = [
+            one.view(storage_dtype("bfloat16")) if one.dtype == "u2" else one for one in tables
+        ]
+        blocks = blocks_of_tables(tables, storages)
         norms, ids = read("inverse_norms.npy"), read("ids.npy")
         shapes = [part.shape for part in (*blocks, norms, ids)]
         wanted = [*((rows, high - low) for low, high in dims.blocks), (rows, len(dims)), (rows,)]
         if shapes != wanted:
             raise ValueError(f"the arrays have the shapes {shapes} in place of {wanted}")
-        shortlist = None if saved is None else ScannSearcher.load(folder, saved, rows)
-        return cls(dims, blocks, norms, ids, manifest["metric"], shortlist)
-
-
-def _block_name(place):
-    return f"block_{place:02d}.npy"
+        index = cls(dims, blocks, norms, ids, manifest["metric"])
+        index.shortlist = None if saved is None else load_shortlist(index, folder, saved)
+        return index
 
 
 def _queries_at_once(n_candidates, plan):

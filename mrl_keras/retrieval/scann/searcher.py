@@ -11,14 +11,17 @@ from __future__ import annotations
 import math
 import os
 import uuid
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from mrl_keras.checks import whole_number
 from mrl_keras.retrieval.arrays import (
     LOWEST_SCORE,
     PAD_INDEX,
+    as_float32,
     check_matrix,
     check_queries,
     order_rows,
@@ -26,6 +29,7 @@ from mrl_keras.retrieval.arrays import (
     refuse_rows,
     squared_norms,
 )
+from mrl_keras.retrieval.partition.leaves import Leaves
 from mrl_keras.retrieval.scann.parameters import CODES, ScannParameters, scann_parameters
 from mrl_keras.retrieval.scann.rows import check_width, searcher_queries, searcher_rows
 
@@ -51,6 +55,8 @@ TENSOR_DTYPES = dict(
 )
 """The dtype of each part, as TensorFlow names it."""
 
+_ROWS_AT_ONCE = 1024  # what is converted then stays in the processor's caches
+
 
 def scann_ops():
     """(tensorflow, scann's TensorFlow ops), imported on first use.
@@ -68,11 +74,6 @@ def scann_ops():
             'Install them with: pip install "mrl_keras[retrieval]"'
         ) from error
     return tf, ops
-
-
-def leaf_order(tokens: np.ndarray) -> np.ndarray:
-    """The rows leaf by leaf, int32 (rows,), from the leaf of each row ("datapoint_to_token")."""
-    return np.argsort(tokens, kind="stable").astype(np.int32)
 
 
 class ScannSearcher:
@@ -127,8 +128,31 @@ class ScannSearcher:
                 rows, or a width that does not fit `dim` and `reorder_dim`.
             ImportError: ScaNN is not installed.
         """
-        rows = check_matrix(prefix_rows, "`prefix_rows`").astype(np.float32)
-        n_rows, dim = len(rows), rows.shape[1] if dim is None else dim
+        rows = check_matrix(prefix_rows, "`prefix_rows`")
+        return cls.of_blocks([rows], parameters, seed, normalize, dim)
+
+    @classmethod
+    def of_blocks(
+        cls,
+        blocks: Sequence[np.ndarray],
+        parameters: ScannParameters | None = None,
+        seed: int = 0,
+        normalize: bool = True,
+        dim: int | None = None,
+        progress: bool = False,
+    ) -> ScannSearcher:
+        """Builds from the blocks of a prefix, which are read once and in order.
+
+        Args:
+            blocks: arrays or `QuantizedRows` (rows, dims), side by side the rows of `build`.
+            parameters, seed, normalize, dim: as for `build`.
+            progress: bool, whether to show a progress bar. Defaults to `False`.
+
+        Raises:
+            ValueError, ImportError: as `build`.
+        """
+        n_rows, width = len(blocks[0]), sum(block.shape[1] for block in blocks)
+        dim = width if dim is None else dim
         if n_rows < CODES:
             raise ValueError(
                 f"`prefix_rows` must hold at least {CODES} rows, since ScaNN trains {CODES} "
@@ -139,12 +163,21 @@ class ScannSearcher:
             raise ValueError(
                 f"`num_leaves` must not exceed the {n_rows} rows. Received {parameters.num_leaves}."
             )
-        check_width(rows.shape[1], dim, parameters.reorder_dim)
-        refuse_rows(~np.isfinite(squared_norms(rows)), 0)
-        rows = searcher_rows(rows, dim, parameters.reorder_dim, normalize)
-        _, ops = scann_ops()
-        config = _config(rows, dim, parameters, whole_number(seed, "`seed`", least=0))
-        searcher = ops.create_searcher(rows, config, shared_name=_unique_name())
+        check_width(width, dim, parameters.reorder_dim)
+        rows = np.empty((n_rows, dim + (parameters.reorder_dim or 0)), np.float32)
+        with tqdm(
+            total=n_rows, desc="Rows for ScaNN", disable=not progress, unit_scale=True
+        ) as bar:
+            for start in range(0, n_rows, _ROWS_AT_ONCE):
+                part = slice(start, start + _ROWS_AT_ONCE)
+                chunk = np.concatenate([as_float32(block[part]) for block in blocks], axis=1)
+                refuse_rows(~np.isfinite(squared_norms(chunk)), start)
+                rows[part] = searcher_rows(chunk, dim, parameters.reorder_dim, normalize)
+                bar.update(len(chunk))
+            bar.set_description("ScaNN trains its leaves and codes")
+            _, ops = scann_ops()
+            config = _config(rows, dim, parameters, whole_number(seed, "`seed`", least=0))
+            searcher = ops.create_searcher(rows, config, shared_name=_unique_name())
         return cls(parameters, n_rows, dim, searcher.searcher_handle)
 
     @classmethod
@@ -272,21 +305,22 @@ class ScannSearcher:
         centres = np.empty((len(root.centers), self.dim), np.float32)
         for child, centre in zip(root.children, root.centers, strict=True):
             centres[child.leaf_id] = centre.dimension
-        tokens = tensors["datapoint_to_token"]
-        row_order = leaf_order(tokens)
-        counts = np.bincount(tokens, minlength=len(centres))
-        return centres, row_order, np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        return Leaves(centres, tensors["datapoint_to_token"][:, None])
 
-    def partition(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The tree's leaves, for a search in plain TensorFlow ops.
-
-        Returns:
-            (centres, row_order, leaf_starts): float32 (leaves, D_s), int32 (rows,) and int32
-            (leaves + 1,). Leaf `l` holds the rows `row_order[leaf_starts[l]:leaf_starts[l + 1]]`,
-            each row is in one leaf, and a query opens the leaves whose centres have the highest
-            inner product with its L2-normalised prefix.
-        """
+    def partition(self) -> Leaves:
+        """The tree's leaves, for a search without ScaNN's ops; each row is in one."""
         return self._partition
+
+    def multiply_adds(self, leaves: int | None = None) -> float:
+        """Those of one shortlist: every centre and the rows of opened leaves, taken as equal."""
+        total = self.parameters.num_leaves
+        leaves = self.parameters.leaves_to_search if leaves is None else min(leaves, total)
+        return (total + self.n_rows * leaves / total) * self.dim
+
+    def identity(self) -> list[np.ndarray]:
+        """The arrays that make this searcher another than others of its parameters."""
+        tensors = self.tensors()
+        return [tensors["datapoint_to_token"], tensors["hashed_dataset"]]
 
     def memory_bytes(self) -> int:
         """Bytes of the searcher's parts: codes, leaf tokens, centres and code book."""

@@ -15,10 +15,12 @@ class TuningPoint:
     Attributes:
         plan: `SearchPlan`.
         value: float, the metric on the held-out queries, in [0, 1].
-        mflops: float, `mflops_per_query` by the paper's count.
+        mflops: float, `mflops_per_query` by the paper's count, with the index's own shortlist.
         seconds: float, measured seconds for each query of a batch, or `None` where not measured.
         error: float, the standard error of (`value` - full width's), from each query's
             difference. Defaults to 0.
+        index: int, the place of the plan's index among those that were tuned. Defaults to 0.
+        bytes: int, that index's `NestedIndex.memory_bytes()`. Defaults to 0.
     """
 
     plan: SearchPlan
@@ -26,6 +28,8 @@ class TuningPoint:
     mflops: float
     seconds: float | None = None
     error: float = 0.0
+    index: int = 0
+    bytes: int = 0
 
 
 def pareto_front(points: Sequence[TuningPoint], cost: str = "mflops") -> tuple[TuningPoint, ...]:
@@ -33,8 +37,8 @@ def pareto_front(points: Sequence[TuningPoint], cost: str = "mflops") -> tuple[T
 
     Args:
         points: `TuningPoint`s.
-        cost: "mflops" or "seconds"; points without a measured time are left out of the latter.
-            Defaults to "mflops".
+        cost: "mflops", "bytes" or "seconds"; points without a measured time are left out of the
+            last. Defaults to "mflops".
     """
     costed = [point for point in points if getattr(point, cost) is not None]
     front = []

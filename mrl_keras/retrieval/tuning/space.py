@@ -15,8 +15,8 @@ class TuningSpace:
     """The plans that `tune` tries.
 
     Args:
-        shortlist_dims: the prefixes D_s to try; `None` takes the ScaNN shortlist's prefix where
-            the index has one, else every nesting dim but the last.
+        shortlist_dims: the prefixes D_s to try; `None` takes the prefix of the index's own
+            shortlist where it has one, else every nesting dim but the last.
         shortlists: ints, shortlist lengths; those above the rows are cut to them. The
             defaults are 25, 50, 100, 200, 400 and 800.
         rerank_dims: the prefixes D_r to try; `None` takes every nesting dim above D_s.
@@ -26,8 +26,8 @@ class TuningSpace:
             Defaults to `True`.
         single_stage: bool, whether exact search with one prefix is tried too, where shortlists
             are exact. Defaults to `True`.
-        leaf_shares: floats in (0, 1], shares of the ScaNN tree's leaves to open, for shortlists
-            that ScaNN finds. The defaults are 0.25, 1, 2, 5, 10 and 20 %.
+        leaf_shares: floats in (0, 1], shares of the leaves to open, for shortlists that ScaNN or a
+            partition finds. The defaults are 0.25, 1, 2, 5, 10 and 20 %.
         kept: ints above k, for funnels of two reranks: a dim between D_s and D_r, at most a
             quarter of D_r, keeps so many rows of the shortlist for D_r. `()` tries none. The
             defaults are 20 and 40: at 300,000 x 2048 such plans were the fastest that lost less

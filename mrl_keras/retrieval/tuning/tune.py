@@ -36,7 +36,8 @@ class TuningOptions:
         space: `TuningSpace`, the plans to try. Defaults to `TuningSpace()`.
         cost: "mflops" picks the fewest MFLOPs by the paper's count, and measures the time of
             the Pareto front; "seconds" measures the time of every plan within the tolerance and
-            picks the fastest. Defaults to "mflops".
+            picks the fastest; "bytes" picks the smallest of several indexes, and of its plans the
+            one with the fewest MFLOPs. Defaults to "mflops".
 
     Raises:
         ValueError: an unknown metric or cost, a negative tolerance, or a confidence out of range.
@@ -59,8 +60,10 @@ class TuningOptions:
             raise ValueError(
                 f"`confidence` must be at least 0.5 and below 1. Received {self.confidence!r}."
             )
-        if self.cost not in ("mflops", "seconds"):
-            raise ValueError(f'`cost` must be "mflops" or "seconds". Received {self.cost!r}.')
+        if self.cost not in ("mflops", "seconds", "bytes"):
+            raise ValueError(
+                f'`cost` must be "mflops", "seconds" or "bytes". Received {self.cost!r}.'
+            )
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class TuningResult:
         metric: str, such as "mAP@10".
         tolerance: float, how far below full width a plan may be.
         confidence: float, how sure that had to be.
-        full_width: `TuningPoint` of exact search with all dims.
+        full_width: `TuningPoint` of exact search with all dims of the first index.
         points: tuple of all points, full width among them, by rising MFLOPs.
         chosen: the `TuningPoint` picked: the cheapest within the tolerance.
     """
@@ -127,8 +130,13 @@ def tune(
     scored once at every prefix, so hundreds of plans cost little more than the longest shortlist
     of each D_s.
 
+    Several indexes of the same rows are tuned together, so that partitions (D_c, D_s, leaves), sign
+    bits and storages are chosen too: `index.with_shortlist(options)` makes candidates without a
+    copy of the rows. Quality is compared to full width of the first one, and
+    `indexes[result.chosen.index]` is the index picked.
+
     Args:
-        index: `NestedIndex`.
+        index: `NestedIndex`, or a list of them with the same ids.
         queries: (queries, width) held-out embeddings.
         relevant: ids of the rows relevant to each query, one sequence for each; -1 or "" names
             none.
@@ -144,8 +152,8 @@ def tune(
 
     Raises:
         ValueError: no queries, both or neither of `relevant` and `labels` where one is needed,
-            labels or ids that do not fit, k above the number of rows, or dims that are not
-            nesting dims.
+            labels or ids that do not fit, k above the number of rows, dims that are not
+            nesting dims, or indexes of other rows.
 
     Example:
 
@@ -161,13 +169,31 @@ def tune(
     Source: arXiv 2205.13147, Section 4.3.1 leaves the choice of D_s, D_r and k open; Figure 8.
     """
     options = options or TuningOptions()
-    plans = list(options.space.plans(index, RankingMetric(options.metric).k))
-    points = measure_plans(index, queries, plans, relevant, labels, options.metric, progress)
-    points, chosen = _choose(index, queries, points, options)
+    indexes = _checked_indexes(index)
+    k = RankingMetric(options.metric).k
+    plans = [list(options.space.plans(one, k)) for one in indexes]
+    for one, own in zip(indexes[1:], plans[1:], strict=True):
+        if options.space.single_stage and one.shortlist is None:
+            own.append(SearchPlan((one.width,), k=k))
+    points = _measure(indexes, queries, plans, relevant, labels, options.metric, progress)
+    points, chosen = _choose(indexes, queries, points, options)
     by_flops = tuple(sorted(points, key=lambda point: point.mflops))
     return TuningResult(
         options.metric, options.tolerance, options.confidence, points[0], by_flops, chosen
     )
+
+
+def _checked_indexes(index):
+    indexes = list(index) if isinstance(index, (list, tuple)) else [index]
+    if not indexes:
+        raise ValueError("`index` must be a NestedIndex or a list of them. Received an empty list.")
+    for place, one in enumerate(indexes):
+        if one.width != indexes[0].width or not np.array_equal(one.ids, indexes[0].ids):
+            raise ValueError(
+                "Indexes that are tuned together must have the same rows: equal ids and widths. "
+                f"Received {one} at place {place} beside {indexes[0]}."
+            )
+    return indexes
 
 
 def measure_plans(
@@ -199,46 +225,70 @@ def measure_plans(
     >>> [point.value for point in points]
     [1.0, 0.5]
     """
-    queries, metric = check_queries(queries, index.width), RankingMetric(metric)
+    return _measure([index], queries, [plans], relevant, labels, metric, progress)
+
+
+def _measure(indexes, queries, plans, relevant, labels, metric, progress):
+    """Points of full width of the first index, and of the plans of each index in order."""
+    first = indexes[0]
+    queries, metric = check_queries(queries, first.width), RankingMetric(metric)
     if not len(queries):
         raise ValueError("`queries` must hold at least one query. Received none.")
-    if metric.k > len(index):
+    if metric.k > len(first):
         raise ValueError(
-            f"`metric` must have a k of at most {len(index)}, the rows. Received {metric.name!r}."
+            f"`metric` must have a k of at most {len(first)}, the rows. Received {metric.name!r}."
         )
-    shortlists = _Shortlists(index, queries, plans, metric.k)
-    relevance = _relevance(index, queries, relevant, labels, metric, shortlists.full_width)
-    scorer = _Scorer(index, shortlists, relevance, metric)
-    with tqdm(total=len(plans), desc="Tuning", disable=not progress, unit_scale=True) as bar:
-        points = {}
-        for point in scorer.points(plans):
-            points[point.plan] = point
-            bar.update()
-    return [scorer.full_width_point(), *(points[plan] for plan in plans)]
+    found, relevance = [], None
+    total = sum(map(len, plans))
+    with tqdm(total=total, desc="Tuning", disable=not progress, unit_scale=True) as bar:
+        for place, (index, own) in enumerate(zip(indexes, plans, strict=True)):
+            shortlists = _Shortlists(index, queries, own, metric.k)
+            if relevance is None:
+                full_width = shortlists.full_width()
+                relevance = _relevance(first, queries, relevant, labels, metric, full_width)
+                values = metric.values(relevance.at(full_width), relevance.wanted)
+            scorer = _Scorer(index, place, shortlists, relevance, metric, values)
+            if place == 0:
+                found.append(scorer.full_width_point())
+            points = {}
+            for point in scorer.points(own):
+                points[point.plan] = point
+                bar.update()
+            found += [points[plan] for plan in own]
+    return found
 
 
 class _Shortlists:
     """The longest shortlist of each D_s (and number of leaves) that the plans need."""
 
     def __init__(self, index, queries, plans, k):
-        self._index, self.queries = index, queries
+        self._index, self.queries, self._k = index, queries, k
         self._longest = max((plan.shortlist_size for plan in plans), default=k)
-        exact_only = index.shortlist is None or any(
-            plan.shortlist_dim != index.shortlist.dim for plan in plans
-        )
-        if exact_only:
+        self._exact = None
+        if any(self.leaves_of(plan) is None for plan in plans):
             _, self._exact = search_finite(
                 queries, index.blocks, max(self._longest, k), index.metric == "cosine",
                 DEFAULT_MEMORY_BUDGET, inverse_norms=index.inverse_norms,
             )  # fmt: skip
-            self.full_width = self._exact[-1][:, :k]
-        else:
-            self.full_width = index.search_exactly(queries, index.width, k)[1]
+
+    def full_width(self):
+        """int64 row numbers (queries, k) of exact search with all dims."""
+        if self._exact is not None:
+            return self._exact[-1][:, : self._k]
+        return self._index.search_exactly(self.queries, self._index.width, self._k)[1]
+
+    def leaves_of(self, plan):
+        """The leaves that a plan opens, `None` where its shortlist is exact."""
+        shortlist = self._index.shortlist
+        if shortlist is None or shortlist.dim != plan.shortlist_dim or not plan.rerank_dims:
+            return None
+        return plan.leaves or shortlist.parameters.leaves_to_search
 
     def needs_size(self, dim):
         """Whether each length needs a search of its own, because ScaNN reorders its shortlist."""
         shortlist = self._index.shortlist
-        return shortlist is not None and (shortlist.dim, True) == (dim, shortlist.width > dim)
+        reorders = getattr(getattr(shortlist, "parameters", None), "reorder_dim", None)
+        return reorders is not None and shortlist.dim == dim
 
     def find(self, dim, leaves, size):
         """int64 row numbers (queries, `size`, or the longest where that is `None`)."""
@@ -274,12 +324,12 @@ def _relevance(index, queries, relevant, labels, metric, full_width):
 
 
 class _Scorer:
-    """Scores plans by each query's metric, beside that of full width."""
+    """Scores an index's plans by each query's metric, beside the first index's full width."""
 
-    def __init__(self, index, shortlists, relevance, metric):
-        self._index, self._shortlists = index, shortlists
-        self._relevance, self._metric = relevance, metric
-        self._full_width = self._values(relevance.at(shortlists.full_width))
+    def __init__(self, index, place, shortlists, relevance, metric, full_width):
+        self._index, self._place, self._shortlists = index, place, shortlists
+        self._relevance, self._metric, self._full_width = relevance, metric, full_width
+        self._bytes = index.memory_bytes()
 
     def full_width_point(self):
         """The `TuningPoint` of exact search with all dims, not timed."""
@@ -299,16 +349,18 @@ class _Scorer:
 
     def _stage(self, plan):
         size = plan.shortlist_size if self._shortlists.needs_size(plan.shortlist_dim) else 0
-        return plan.shortlist_dim, plan.leaves or 0, size
+        return plan.shortlist_dim, self._shortlists.leaves_of(plan) or 0, size
 
     def _values(self, relevant):
         return self._metric.values(relevant, self._relevance.wanted)
 
     def _point(self, plan, values):
-        leaves = None if plan.leaves is None else self._index.shortlist.parameters.num_leaves
+        exact = self._shortlists.leaves_of(plan) is None
         error = float(np.std(values - self._full_width) / np.sqrt(len(values)))
-        mflops = mflops_per_query(len(self._index), plan, leaves)
-        return TuningPoint(plan, float(np.mean(values)), mflops, error=error)
+        shortlist = None if exact else self._index.shortlist
+        mflops = mflops_per_query(len(self._index), plan, shortlist=shortlist)
+        value = float(np.mean(values))
+        return TuningPoint(plan, value, mflops, error=error, index=self._place, bytes=self._bytes)
 
 
 def _funnel_places(index, scores, plan):
@@ -322,25 +374,28 @@ def _funnel_places(index, scores, plan):
     return order_rows(ranked, left)[1]
 
 
-def _choose(index, queries, points, options):
+def _choose(indexes, queries, points, options):
     """(points, with the time of those that need one; the point picked). The first is full width."""
     errors = statistics.NormalDist().inv_cdf(options.confidence)
     least = points[0].value - options.tolerance
+    key = _KEYS[options.cost]
 
     def within(points):
         return [point for point in points if point.value - errors * point.error >= least]
 
-    timed = [points[0], *pareto_front(points), min(within(points), key=_flops)]
-    if options.cost == "seconds":
-        timed += within(points)
-    seconds = {plan: _seconds(index, queries, plan) for plan in {point.plan for point in timed}}
-    points = [replace(point, seconds=seconds.get(point.plan)) for point in points]
-    key = _flops if options.cost == "mflops" else lambda point: (point.seconds, -point.value)
+    timed = [points[0], *pareto_front(points)]
+    timed += within(points) if options.cost == "seconds" else [min(within(points), key=key)]
+    timed = {(point.index, point.plan) for point in timed}
+    seconds = {pair: _seconds(indexes[pair[0]], queries, pair[1]) for pair in timed}
+    points = [replace(one, seconds=seconds.get((one.index, one.plan))) for one in points]
     return points, min(within(points), key=key)
 
 
-def _flops(point):
-    return point.mflops, -point.value
+_KEYS = {
+    "mflops": lambda point: (point.mflops, -point.value),
+    "seconds": lambda point: (point.seconds, -point.value),
+    "bytes": lambda point: (point.bytes, point.mflops, -point.value),
+}
 
 
 def _seconds(index, queries, plan):

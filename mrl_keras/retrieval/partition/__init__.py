@@ -1,0 +1,1 @@
+"""A partition of the rows by one prefix, whose leaves are searched by another."""
