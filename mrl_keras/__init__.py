@@ -18,17 +18,32 @@ from mrl_keras.layers import (
     MatryoshkaDense,
     MatryoshkaPairwiseCosine,
     MatryoshkaSimilarity,
+    PrefixCodebook,
     PrefixNormalization,
     normalize_prefix,
 )
 from mrl_keras.losses import (
+    FAMO,
+    AdaLoss,
     CoSENT,
+    KeptSimilarities,
     MaskedLMCrossentropy,
     MatryoshkaLoss,
+    PrefixLosses,
+    RecallAtK,
+    SelfDistillation,
     SmoothedSparseCategoricalCrossentropy,
+    SoftOptimalUncertainty,
     SymmetricContrastive,
+    stack_targets,
 )
-from mrl_keras.metrics import InBatchAccuracy, MaskedLMAccuracy, PrefixMetric, per_prefix
+from mrl_keras.metrics import (
+    InBatchAccuracy,
+    MaskedLMAccuracy,
+    PrefixMetric,
+    PrefixOrder,
+    per_prefix,
+)
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import register_later
 from mrl_keras.version import __version__
@@ -36,9 +51,12 @@ from mrl_keras.version import __version__
 register_later()
 
 __all__ = [
+    "FAMO",
+    "AdaLoss",
     "CoSENT",
     "GatheredBatch",
     "InBatchAccuracy",
+    "KeptSimilarities",
     "MaskedLMAccuracy",
     "MaskedLMCrossentropy",
     "MaskedLMHead",
@@ -47,11 +65,18 @@ __all__ = [
     "MatryoshkaPairwiseCosine",
     "MatryoshkaSimilarity",
     "NestingDims",
+    "PrefixCodebook",
+    "PrefixLosses",
     "PrefixMetric",
     "PrefixNormalization",
+    "PrefixOrder",
+    "RecallAtK",
+    "SelfDistillation",
     "SmoothedSparseCategoricalCrossentropy",
+    "SoftOptimalUncertainty",
     "SymmetricContrastive",
     "__version__",
     "normalize_prefix",
     "per_prefix",
+    "stack_targets",
 ]

@@ -3,6 +3,8 @@
 Standard library only.
 """
 
+import math
+import numbers
 import operator
 
 
@@ -24,6 +26,29 @@ def whole_number(value, what, least=1):
     if number < least:
         raise ValueError(f"{what} must be at least {least}. Received {number}.")
     return number
+
+
+def positive_number(value, what):
+    """`value` as a finite float above 0; `what` names it in the error. Booleans are refused."""
+    if not _is_finite(value) or value <= 0.0:
+        raise ValueError(f"{what} must be a finite number above 0. Received {value!r}.")
+    return float(value)
+
+
+def checked_number(value, what, least=-math.inf, above=-math.inf, most=math.inf):
+    """`value` as a finite float in a range; `what` names it in the error. Booleans are refused."""
+    if not _is_finite(value) or not (least <= value <= most and value > above):
+        bounds = {"at least": least, "above": above, "at most": most}
+        wanted = " and ".join(
+            f"{words} {one:g}" for words, one in bounds.items() if math.isfinite(one)
+        )
+        raise ValueError(f"{what} must be a finite number, {wanted}. Received {value!r}.")
+    return float(value)
+
+
+def _is_finite(value):
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
 
 
 def differences(there: dict, here: dict, absent=None) -> list[tuple]:

@@ -72,11 +72,7 @@ class HeldBySiblings:
             for holder in _operations(tensors):
                 if isinstance(holder, HoldsModelLayer) and holder._alone:
                     own = getattr(holder, holder._held)
-                    if (
-                        own is not self
-                        and _alike(self, own)
-                        and self.get_config() == own.get_config()
-                    ):
+                    if own is not self and _alike(self, own) and _config(self) == _config(own):
                         holder._alone = False
                         holder._replace(own, self)
         return outputs
@@ -104,8 +100,8 @@ def _layer_like(own, tensors, holder):
                     made_inside |= {id(one): one for one in inside}
     if id(own) in layers:
         return own
-    config = own.get_config()
-    same = [x for x in layers.values() if _alike(x, own) and x.get_config() == config]
+    config = _config(own)
+    same = [x for x in layers.values() if _alike(x, own) and _config(x) == config]
     if len(same) > 1:
         raise ValueError(
             f"A copy of {holder.name!r} must share the model's own layer {own.name!r}, and the "
@@ -115,8 +111,19 @@ def _layer_like(own, tensors, holder):
         return same[0]
     # A layer that makes layers gives them new automatic names, such as embedding_1.
     same = [x for x in made_inside.values() if type(x) is type(own) and _base(x) == _base(own)]
-    same = [x for x in same if x.get_config() == {**config, "name": x.name}]
+    same = [x for x in same if _config(x) == {**config, "name": x.name}]
     return same[0] if len(same) == 1 else None
+
+
+def _config(layer):
+    """A layer's config without the numbers that Keras gives objects while it loads a file."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {k: plain(one) for k, one in value.items() if k != "shared_object_id"}
+        return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(layer.get_config())
 
 
 def _base(layer):

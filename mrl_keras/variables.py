@@ -57,6 +57,23 @@ def optimizer_variables(optimizer, names):
     return dict(zip(_unique(found), optimizer.variables, strict=True))
 
 
+def loss_variables(model):
+    """The variables of what a compiled model's losses keep, such as weights that adapt, by name.
+
+    Args:
+        model: `keras.Model`; one that is not compiled has none.
+
+    Returns:
+        A dict from names, such as "adaloss/weights", to `keras.Variable`s.
+    """
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    owners = {id(one): one for one in (getattr(x, "relative_importance", None) for x in losses)}
+    kept = [one for one in owners.values() if isinstance(one, keras.metrics.Metric)]
+    names = [f"{one.name}/{variable.name}" for one in kept for variable in one.variables]
+    variables = [variable for one in kept for variable in one.variables]
+    return dict(zip(_unique(names), variables, strict=True))
+
+
 def number_from_zero(names, pattern=".*?"):
     """`names` whose numbers at the end, as in "conv2d_7", are replaced by their ranks.
 

@@ -1,6 +1,7 @@
 """Data sets as arrays and as tf.data pipelines: images, texts, images with texts."""
 
 from mrl_keras.data.image.augmentation import resolution_stages
+from mrl_keras.data.image.digit_pairs import digit_pairs
 from mrl_keras.data.image.memory import ImageDataset, LabelledImages, load_images, read_split
 from mrl_keras.data.image.pipeline import (
     ImageStreamOptions,
@@ -49,6 +50,7 @@ __all__ = [
     "caption_texts",
     "class_names",
     "corrupt_images",
+    "digit_pairs",
     "evaluation_batches",
     "explain_image_errors",
     "image_set",

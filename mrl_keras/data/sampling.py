@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import as_int, whole_number
 from mrl_keras.data.tfds_sets import file_records, record_files
 

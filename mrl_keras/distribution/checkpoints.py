@@ -11,7 +11,7 @@ import numpy as np
 
 from mrl_keras.checks import differences, whole_number
 from mrl_keras.files import as_path, atomic_file, is_remote, join, list_names, open_file, remove
-from mrl_keras.variables import model_variables, optimizer_variables
+from mrl_keras.variables import loss_variables, model_variables, optimizer_variables
 
 _NAME = re.compile(r"step-(\d{9})\.npz")
 _REMAINS = re.compile(r"\.tmp-.*-step-\d{9}\.npz")  # names of `atomic_file`
@@ -20,11 +20,12 @@ _REMAINS = re.compile(r"\.tmp-.*-step-\d{9}\.npz")  # names of `atomic_file`
 class Checkpoints:
     """The checkpoints of one run in a folder.
 
-    A checkpoint is one .npz file of the variables of the model (seed generators included) and of
-    its optimizer, by name (`mrl_keras.variables`), and the step, from which the input goes on. It
-    is written under a temporary name, flushed to disk and renamed, or uploaded as one object; only
-    then the oldest checkpoints are removed. Nothing is pickled. Training stands still meanwhile, so
-    that a kill never costs more than the steps since the checkpoint before.
+    A checkpoint is one .npz file of the variables of the model (seed generators included), of its
+    optimizer and of weights that adapt in its loss, by name (`mrl_keras.variables`), and the step,
+    from which the input goes on. It is written under a temporary name, flushed to disk and renamed,
+    or uploaded as one object; only then the oldest checkpoints are removed. Nothing is pickled.
+    Training stands still meanwhile, so that a kill never costs more than the steps since the
+    checkpoint before.
 
     Files of earlier versions have no names: they are restored by order, and a line says so.
 
@@ -220,6 +221,7 @@ def _variables(model):
             optimizer.build(model.trainable_variables)
         slots = optimizer_variables(optimizer, names)
         found |= {f"optimizer/{name}": variable for name, variable in slots.items()}
+        found |= {f"loss/{name}": variable for name, variable in loss_variables(model).items()}
     return found
 
 

@@ -80,7 +80,7 @@ class _WorkerSteps:
 
 
 def _as_vectors(logs):
-    return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+    return keras.tree.map_structure(lambda value: tf.reshape(value, [1]), logs)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import os
 import tensorflow as tf
 
 from mrl_keras.checks import whole_number
+from mrl_keras.lazy_tensorflow import require_backend
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
@@ -26,14 +27,15 @@ def make_strategy(name="one_device", tpu=None):
         `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: an unknown name, TF_CONFIG missing or not as it should be, or a TPU that
-            does not resolve.
+        ValueError: another Keras backend, an unknown name, TF_CONFIG missing or not as it should
+            be, or a TPU that does not resolve.
 
     Example:
 
     >>> make_strategy("one_device").num_replicas_in_sync
     1
     """
+    require_backend("tf.distribute", "On JAX use keras.distribution.DataParallel.")
     if name not in STRATEGIES:
         raise ValueError(f"The strategy must be one of {', '.join(STRATEGIES)}. Received {name!r}.")
     if tpu and name != "tpu":

@@ -10,6 +10,7 @@ GROUP/NAME/DIM, where DIM is the prefix, or "all" where a value belongs to no si
     5shot/mean/8  5shot/half_width/8        FewShotEvaluator
     long_tail/overall/8  .../novel_tail/8   LongTailEvaluator
     retrieval/mAP@10/8  .../P@10  .../top10  .../MFLOPs     RetrievalEvaluator
+    retrieval/nDCG@10/8  .../recall@100  .../mAP@10         JudgedRetrievalEvaluator
     cosine/positive/8  .../random  .../span CosineSpanEvaluator
     oracle/accuracy/8  first_right/share/8  first_right/never/all  classes/improving/all
                                             DisagreementEvaluator
@@ -29,6 +30,8 @@ The arrays that these evaluators know, by name:
     logits                         (examples, prefixes, classes), prefixes as trained
     interpolated_logits            (examples, interpolated prefixes, classes)
     first, second, scores          (pairs, d), (pairs, d), (pairs,)
+    queries, documents, judgements (queries, d), (documents, d), numbers (judgements, 3): row of
+                                   the query, row of the document, degree of relevance
     images, texts, text_images     (images, d), (texts, d), ints (texts,): each text's image
     zero_shot_images, zero_shot_labels, prompt_embeddings
                                    (examples, d), ints (examples,), (classes, templates, d)
@@ -80,6 +83,7 @@ from mrl_keras.evaluation.evaluators import (
     DisagreementEvaluator,
     FewShotEvaluator,
     ImageTextRecallEvaluator,
+    JudgedRetrievalEvaluator,
     LinearHeadEvaluator,
     LinearProbeEvaluator,
     LongTailEvaluator,
@@ -122,6 +126,7 @@ __all__ = [
     "FewShotAccuracy",
     "FewShotEvaluator",
     "ImageTextRecallEvaluator",
+    "JudgedRetrievalEvaluator",
     "LinearHeadEvaluator",
     "LinearProbeEvaluator",
     "LongTailAccuracy",

@@ -23,11 +23,16 @@ from mrl_keras.evaluation.classification.long_tail import long_tail_accuracy, lo
 from mrl_keras.evaluation.classification.neighbours import among_votes, neighbour_labels
 from mrl_keras.evaluation.classification.superclass import superclass_accuracy
 from mrl_keras.evaluation.classification.zero_shot import zero_shot_accuracy
-from mrl_keras.evaluation.retrieval.graded import pair_recall
+from mrl_keras.evaluation.retrieval.graded import (
+    checked_gains,
+    gains_at,
+    ndcg_of_queries,
+    pair_recall,
+)
 from mrl_keras.evaluation.retrieval.tables import PAPER_KS
 from mrl_keras.evaluation.run import Evaluator, ExampleEvaluator, Outputs
 from mrl_keras.evaluation.text.similarity import spearman
-from mrl_keras.retrieval import SearchPlan, mflops_per_query
+from mrl_keras.retrieval import SearchPlan, exact_search, mflops_per_query
 from mrl_keras.retrieval.metrics import average_precision
 
 _LABELLED = ("embeddings", "labels", "train_embeddings", "train_labels")
@@ -274,6 +279,62 @@ class RetrievalEvaluator(ExampleEvaluator):
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgedRetrievalEvaluator(ExampleEvaluator):
+    """ "retrieval/nDCG@10/DIM", ".../recall@100", ".../mAP@10": exact search, judged documents.
+
+    nDCG is `ndcg`; recall@k the share of a query's relevant documents among the first k; mAP@k is
+    divided by k, as everywhere here, so that queries with R < k relevant documents reach R / k at
+    most. Queries without a relevant document are left out.
+
+    Args:
+        ndcg, recall, mean_ap: ints, the k of each metric. Default (10,), (100,) and (10,).
+
+    "judgements" are the triples (row of "queries", row of "documents", degree of relevance); a
+    degree of 0, and what has no triple, is irrelevant.
+
+    >>> from mrl_keras.evaluation import JudgedRetrievalEvaluator, Outputs, evaluate
+    >>> judgements = [[0, 0, 1], [1, 2, 1]]
+    >>> arrays = {"queries": np.eye(3)[:2], "documents": np.eye(3), "judgements": judgements}
+    >>> evaluator = JudgedRetrievalEvaluator(ndcg=(1,), recall=(3,), mean_ap=(2,))
+    >>> dict(evaluate(Outputs([3], arrays), [evaluator]))
+    {'retrieval/nDCG@1/3': 0.5, 'retrieval/recall@3/3': 1.0, 'retrieval/mAP@2/3': 0.25}
+
+    Source: arXiv 2104.08663 (BEIR) takes nDCG@10 and recall@100; arXiv 2205.13147, Section 4.3.
+    """
+
+    ndcg: Sequence[int] = (10,)
+    recall: Sequence[int] = (100,)
+    mean_ap: Sequence[int] = (10,)
+
+    needs = ("queries", "documents", "judgements")
+
+    def __post_init__(self):
+        _check_numbers(self, "ndcg", "recall", "mean_ap")
+
+    @property
+    def primary_metric(self) -> str:
+        return f"retrieval/nDCG@{self.ndcg[0]}/*"
+
+    def each(self, outputs: Outputs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, floats (queries with a relevant document,))."""
+        queries, documents = outputs["queries"], outputs["documents"]
+        gains = _gains(outputs["judgements"], len(queries), len(documents))
+        some = np.array([any(gain.values()) for gain in gains])
+        judged = [gain for gain, relevant in zip(gains, some, strict=True) if relevant]
+        wanted = np.array([sum(degree > 0 for degree in gain.values()) for gain in judged])
+        most = max(*self.ndcg, *self.recall, *self.mean_ap)
+        found = exact_search(queries[some], documents, outputs.all_dims, k=most)
+        for dim, indices in zip(found.dims, found.indices, strict=True):
+            relevant = gains_at(indices, judged) > 0
+            for k in self.ndcg:
+                yield f"retrieval/nDCG@{k}/{dim}", ndcg_of_queries(indices, judged, k)
+            for k in self.recall:
+                yield f"retrieval/recall@{k}/{dim}", relevant[:, :k].sum(axis=1) / wanted
+            for k in self.mean_ap:
+                yield f"retrieval/mAP@{k}/{dim}", average_precision(relevant, k)
+
+
+@dataclasses.dataclass(frozen=True)
 class CosineSpanEvaluator(Evaluator):
     """ "cosine/positive/DIM", "cosine/random/DIM", "cosine/span/DIM": how far apart (Table 6).
 
@@ -478,6 +539,24 @@ def _guesses(outputs):
     """(classes (examples, prefixes), labels, dims) of checked logits."""
     logits, labels, dims = checked_logits(outputs["logits"], outputs["labels"], outputs.dims)
     return logits.argmax(axis=-1), labels, dims
+
+
+def _gains(judgements, queries, documents):
+    """{document: degree} of each query."""
+    triples = np.asarray(judgements)
+    if triples.ndim != 2 or triples.shape[1] != 3 or triples.dtype.kind not in "iuf":
+        raise ValueError(
+            "`judgements` must be numbers (judgements, 3): row of the query, row of the document, "
+            f"degree of relevance. Received {triples.dtype} {triples.shape}."
+        )
+    gains = [{} for _ in range(queries)]
+    for query, document, degree in triples.tolist():
+        if not 0 <= query < queries:
+            raise ValueError(
+                f"`judgements` must name queries 0 to {queries - 1}. Received {query:g}."
+            )
+        gains[int(query)][int(document)] = degree
+    return checked_gains(gains, queries, documents)
 
 
 def _check_numbers(evaluator, *names):

@@ -166,10 +166,14 @@ def line_panels(
         for name, points in lines.items():
             _draw(axis, name, names.index(name), sorted(points), set(style.hollow))
         if style.log_base:
-            axis.set_xscale("log", base=style.log_base)
+            some = (2, 5) if style.log_base == 10 else None  # labels at 0.1, 0.2, 0.5, 1, ...
+            axis.set_xscale("log", base=style.log_base, subs=some)
         if style.ticks is not None:
             axis.set_xticks(list(style.ticks), [f"{tick:g}" for tick in style.ticks])
             axis.minorticks_off()
+        elif style.log_base == 10:
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("{x:g}")
         axis.set(title=title, xlabel=xlabel)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(ylabel)

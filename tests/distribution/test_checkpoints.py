@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from mrl_keras import AdaLoss, MatryoshkaDense, MatryoshkaLoss
 from mrl_keras.distribution import Checkpoints
 from tests.support.remote import Stopped, new_folder, stop_writes
 
@@ -46,6 +47,27 @@ def test_everything_that_training_changes_comes_back(saved):
     fit(model), fit(other)  # dropout's random state and Adam's slots came back too
     for one, two in zip(values(model), values(other), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def adapting_model():
+    model = keras.Sequential([keras.Input((4,)), MatryoshkaDense(1, [2, 4])])
+    model.compile("adam", MatryoshkaLoss("mse", AdaLoss([2, 4])))
+    return model
+
+
+def test_weights_that_adapt_come_back(saved):
+    model, other = fit(adapting_model()), adapting_model()
+    path = saved.save(model, 3)
+    with np.load(path) as file:
+        kept = {name for name in file.files if name.startswith("loss/")}
+    assert kept == {"loss/adaloss/weights", "loss/adaloss/mean", "loss/adaloss/steps"}
+    assert saved.restore(other) == 3
+    one, two = (of.loss.relative_importance.variables for of in (model, other))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert np.ptp(one[0].numpy()) > 0
+    bare = keras.models.clone_model(model)  # not compiled: the weights of its loss are left out
+    assert saved.restore(bare) == 3
 
 
 def test_the_newest_are_kept(saved):

@@ -15,6 +15,7 @@ from mrl_keras.evaluation import (
     Evaluator,
     FewShotEvaluator,
     ImageTextRecallEvaluator,
+    JudgedRetrievalEvaluator,
     LinearHeadEvaluator,
     LinearProbeEvaluator,
     LongTailEvaluator,
@@ -33,6 +34,7 @@ from mrl_keras.evaluation import (
     head_accuracy,
     knn_accuracy,
     linear_probe_accuracy,
+    ndcg,
     needed_names,
     pair_recall,
     spearman,
@@ -165,6 +167,55 @@ def test_values_of_each_query_and_of_each_split():
     splits = dict(cascade.each(source))["cascade-joint/accuracy/8"]
     assert splits.shape == (3,)
     assert dict(cascade(source))["cascade-joint/accuracy_std/8"] == splits.std(ddof=1)
+
+
+def judged(judgements, queries=TEST, **options):
+    arrays = {"queries": queries, "documents": TRAIN, "judgements": np.array(judgements)}
+    given = {"ndcg": (5,), "recall": (4, 60), "mean_ap": (5,), **options}
+    return JudgedRetrievalEvaluator(**given), Outputs(DIMS, arrays, BETWEEN)
+
+
+def test_judged_documents_against_a_plain_count():
+    rng = np.random.default_rng(2)
+    triples = [(q, d, rng.integers(0, 3)) for q in range(30) for d in rng.permutation(60)[:4]]
+    evaluator, outputs = judged(triples)
+    gains = [{d: g for q, d, g in triples if q == query} for query in range(31)]
+    each, values = dict(evaluator.each(outputs)), dict(evaluate(outputs, [evaluator]))
+    relevant = [{d for d, g in gain.items() if g} for gain in gains]
+    some = [q for q, found in enumerate(relevant) if found]
+    assert len(some) < 31  # the last query has no judgement at all
+    for dim in ALL_DIMS:
+        cosines = TEST[:, :dim] @ TRAIN[:, :dim].T / np.linalg.norm(TRAIN[:, :dim], axis=1)
+        order = np.argsort(-cosines, axis=1)
+        hits = {q: [d in relevant[q] for d in order[q]] for q in some}
+        for k in (4, 60):
+            shares = [sum(hits[q][:k]) / len(relevant[q]) for q in some]
+            np.testing.assert_allclose(each[f"retrieval/recall@{k}/{dim}"], shares)
+        precise = [
+            sum(sum(hits[q][: i + 1]) / (i + 1) for i in range(5) if hits[q][i]) / 5 for q in some
+        ]
+        np.testing.assert_allclose(each[f"retrieval/mAP@5/{dim}"], precise)
+        assert values[f"retrieval/recall@60/{dim}"] == 1
+    expected = ndcg(TEST, TRAIN, gains, ALL_DIMS, k=5)
+    assert {dim: values[f"retrieval/nDCG@5/{dim}"] for dim in ALL_DIMS} == pytest.approx(expected)
+    assert evaluator.primary_metric == "retrieval/nDCG@5/*"
+
+
+@pytest.mark.parametrize(
+    ("judgements", "message"),
+    [
+        ([[0, 1]], r"must be numbers \(judgements, 3\).* Received int64 \(1, 2\)"),
+        ([["0", "1", "2"]], "must be numbers"),
+        ([[31, 0, 1]], "must name queries 0 to 30. Received 31"),
+        ([[0, 60, 1]], "must name rows 0 to 59 of `documents`. Query 0 names 60"),
+        ([[0, 1, -1]], "Query 0 has -1.0 for document 1"),
+        ([[0, 1, 0]], "a relevant document for at least one query"),
+    ],
+)
+def test_judgements_that_do_not_fit(judgements, message):
+    evaluator, outputs = judged(judgements)
+    with pytest.raises(ValueError, match=message):
+        list(evaluator.each(outputs))
 
 
 def test_logits_in_one_pass():

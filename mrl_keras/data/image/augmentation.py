@@ -6,8 +6,7 @@ flip of an example follow from (seed, epoch, index) alone, whichever worker read
 
 from __future__ import annotations
 
-import tensorflow as tf
-
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
 from mrl_keras.data.sampling import uniform
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory: handwritten digits without a download, or any TFDS set."""
+"""Labelled images in memory: handwritten digits and pairs of them, or any TFDS set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import dataclasses
 import numpy as np
 
 from mrl_keras.checks import whole_number
+from mrl_keras.data.image.digit_pairs import NUMBERS, digit_pairs
 from mrl_keras.data.image.sets import class_names, corrupt_images, image_set
 from mrl_keras.data.tfds_sets import first_examples
 
 SPLITS = ("train", "validation", "test")
+PAIRS_OF_A_NUMBER = {"train": 40, "validation": 10, "test": 20}
+"""How many pairs of digits "digit_pairs" has of each of the numbers 00 to 99."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +68,28 @@ def load_images(
 
     Args:
         name: "digits" for scikit-learn's bundled 8 x 8 handwritten digits (1,797 real
-            images, no download; a quarter becomes the test split), or the name of any
-            TFDS image classification set, such as "cifar10" or "mnist". TFDS sets are
-            downloaded when `data_dir` does not hold them yet. Default "digits".
+            images, no download; a quarter becomes the test split); "digit_pairs" for two of
+            them side by side, the numbers 00 to 99: 40 training, 10 validation and 20 test
+            pairs of each, made by `mrl_keras.data.digit_pairs` of that split's digits alone;
+            or the name of any TFDS image classification set, such as "cifar10" or "mnist".
+            TFDS sets are downloaded when `data_dir` does not hold them yet. Default "digits".
         data_dir: folder of TFDS. Default None, the environment's TFDS_DATA_DIR or TFDS's
             own default.
-        image_size: height and width in pixels to resize to. Default None, kept as they
-            are; needed where a set's images differ in size.
-        max_examples: at most so many examples of each TFDS split. Default None, all.
-        validation_fraction: part of the training split to hold out for validation, in
-            (0, 1), drawn evenly over the classes. Default 0.15.
-        seed: of the splits. Default 0.
+        image_size: height and width in pixels to resize TFDS's images to. Default None, kept
+            as they are; needed where a set's images differ in size.
+        max_examples: at most so many examples of each TFDS split, or of each split of
+            "digit_pairs", 100 at least. Default None, all.
+        validation_fraction: part of the training split (of single digits for "digit_pairs") to
+            hold out for validation, in (0, 1), drawn evenly over the classes. Default 0.15.
+        seed: of the splits and pairs. Default 0.
 
     Returns:
         `ImageDataset`.
 
     Raises:
         ValueError: an unknown data set, one without images or labels, images of differing
-            size without `image_size`, or a fraction outside (0, 1).
+            size without `image_size`, digits with it, a fraction outside (0, 1) or with too few
+            digits for the pairs, or fewer than 100 pairs.
         ImportError: scikit-learn or tensorflow-datasets is missing.
 
     Example:
@@ -100,13 +107,44 @@ def load_images(
         image_size = whole_number(image_size, "`image_size`")
     if max_examples is not None:
         max_examples = whole_number(max_examples, "`max_examples`")
-    if name == "digits":
+    bundled = name in ("digits", "digit_pairs")
+    if bundled and image_size is not None:
+        raise ValueError(
+            f"`image_size` is for TFDS sets; {name!r} keeps its pixels. Leave it out. "
+            f"Received {image_size}."
+        )
+    if bundled:
         train, test, names, max_value = _load_digits(seed)
     else:
         train, test, names = _load_tfds(name, data_dir, image_size, max_examples)
         max_value = 255
     train, validation = _stratified_split(train, validation_fraction, seed)
-    return ImageDataset(name, train, validation, test, names, max_value)
+    found = ImageDataset(name, train, validation, test, names, max_value)
+    return _paired(found, max_examples, seed) if name == "digit_pairs" else found
+
+
+def _paired(digits, max_examples, seed):
+    """The numbers 00 to 99 of a set of digits, split by split."""
+    if max_examples is not None and max_examples < len(NUMBERS):
+        raise ValueError(
+            f"`max_examples` must be at least {len(NUMBERS)} for 'digit_pairs', a pair of each "
+            f"number. Received {max_examples}."
+        )
+    splits = {}
+    for place, (split, per_class) in enumerate(PAIRS_OF_A_NUMBER.items()):
+        if max_examples is not None:
+            per_class = min(per_class, max_examples // len(NUMBERS))
+        of = getattr(digits, split)
+        rarest = int(np.bincount(of.labels).min())
+        if per_class > rarest**2:
+            raise ValueError(
+                f"The {split} split needs {per_class} pairs of each number, and {rarest} images "
+                f"of its rarest digit give {rarest**2}. Choose another `validation_fraction`, or "
+                "fewer `max_examples`."
+            )
+        images, numbers, _ = digit_pairs(of.images, of.labels, per_class, (seed, place))
+        splits[split] = LabelledImages(images, numbers)
+    return dataclasses.replace(digits, class_names=NUMBERS, **splits)
 
 
 def _load_digits(seed):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
 from mrl_keras.data.image.augmentation import (
     centre_crop,

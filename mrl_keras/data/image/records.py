@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-import tensorflow as tf
-
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.data.tfds_sets import import_tfds
 
 

@@ -40,7 +40,7 @@ def image_set(name, data_dir=None, image_shape_needed=False):
             )
 
     tfds = import_tfds()
-    known = "'digits' or the name of a TFDS set such as 'cifar10' or 'mnist'"
+    known = "'digits', 'digit_pairs' or the name of a TFDS set such as 'cifar10' or 'mnist'"
     return tfds_set(name, data_dir, "image classification set", check, known)
 
 

@@ -6,8 +6,7 @@ come out as strings; a tokenizer maps them to what a text tower takes.
 
 from __future__ import annotations
 
-import tensorflow as tf
-
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
 from mrl_keras.data.image.augmentation import pad_crop_flip
 from mrl_keras.data.image.pipeline import Cropping, check_augmentation, check_dtype

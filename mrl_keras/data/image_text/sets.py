@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.data.image.augmentation import centre_crop
 from mrl_keras.data.tfds_sets import check_split, first_examples, import_tfds, tfds_set
 

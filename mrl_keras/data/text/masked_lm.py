@@ -7,8 +7,8 @@ another worker, masks a row alike.
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
 
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import as_int, whole_number
 from mrl_keras.data.sampling import Sampling, epochs_of_rows, prefetch_in_order, uniform
 from mrl_keras.data.text.wordpiece import SpecialIds

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import tensorflow as tf
-
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
 from mrl_keras.data.sampling import Sampling, epochs_of_records, prefetch_in_order, uniform
 

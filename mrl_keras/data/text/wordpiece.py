@@ -10,8 +10,7 @@ import collections
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import tensorflow as tf
-
+from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
 from mrl_keras.files import as_path, atomic_file, exists, open_file
 

@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 
 from mrl_keras.checks import as_int, whole_number
+from mrl_keras.lazy_tensorflow import require_backend
 from mrl_keras.nesting import NestingDims
 
 
@@ -58,6 +59,7 @@ def grad_cam(
 
     Source: Selvaraju et al., arXiv 1610.02391; arXiv 2205.13147, Section 5, Figure 9.
     """
+    require_backend("Grad-CAM")
     images = np.asarray(images, "float32")
     if images.ndim != 4 or not len(images):
         raise ValueError(
@@ -118,8 +120,6 @@ def _heat_maps(model, hooked, name, images, place, classes):
     with tf.GradientTape() as tape, _recorded(hooked, tape) as outputs:
         tape.watch(images)
         logits = model(images, training=False)
-        if not tf.is_tensor(logits):
-            raise ValueError("Grad-CAM needs Keras's TensorFlow backend: KERAS_BACKEND=tensorflow.")
         logits = logits[:, place]
         if classes is None:
             classes = tf.argmax(logits, axis=-1)

@@ -52,22 +52,42 @@ def ndcg(
     Source: Jarvelin and Kekalainen 2002 (doi 10.1145/582415.582418); arXiv 2104.08663 (BEIR).
     """
     k, count = whole_number(k, "`k`"), len(np.asarray(documents))
-    gains = _checked_gains(relevance, len(np.asarray(queries)), count)
+    gains = checked_gains(relevance, len(np.asarray(queries)), count)
+    found = exact_search(queries, documents, dims, k=k, metric=metric)
+    return {
+        dim: float(ndcg_of_queries(indices, gains, k).mean())
+        for dim, indices in zip(found.dims, found.indices, strict=True)
+    }
+
+
+def ndcg_of_queries(indices, gains: Sequence[dict], k: int) -> np.ndarray:
+    """nDCG@k of each query that has a relevant document; their mean is `ndcg`.
+
+    Args:
+        indices: ints (queries, at least k), row numbers of documents, best first, -1 for none.
+        gains: for each query a dict from row numbers to degrees.
+        k: int.
+
+    Returns:
+        float64 (queries with a relevant document,).
+
+    >>> ndcg_of_queries(np.array([[0, 1], [1, 0]]), [{0: 1.0}, {}], 2).tolist()
+    [1.0]
+    """
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
     best = np.array([_best(gain, k) @ discounts for gain in gains])
-    if not best.any():
-        raise ValueError("`relevance` must name a relevant document for at least one query.")
-    found = exact_search(queries, documents, dims, k=k, metric=metric)
-    values = {}
-    for dim, indices in zip(found.dims, found.indices, strict=True):
-        # An empty slot is row -1, which no dict names.
-        got = [
-            [gain.get(int(row), 0.0) for row in rows]
-            for gain, rows in zip(gains, indices, strict=True)
-        ]
-        ratio = (np.asarray(got) @ discounts)[best > 0] / best[best > 0]
-        values[dim] = float(np.mean(ratio))
-    return values
+    got = gains_at(indices[:, :k], gains)
+    return (got @ discounts[: got.shape[1]])[best > 0] / best[best > 0]
+
+
+def gains_at(indices, gains: Sequence[dict]) -> np.ndarray:
+    """float64 (queries, k), the degree of each retrieved row; 0 for what no dict names, -1 too.
+
+    >>> gains_at(np.array([[3, -1]]), [{3: 2.0}]).tolist()
+    [[2.0, 0.0]]
+    """
+    pairs = zip(gains, np.asarray(indices).tolist(), strict=True)
+    return np.array([[gain.get(row, 0.0) for row in rows] for gain, rows in pairs])
 
 
 def pair_recall(
@@ -134,7 +154,8 @@ def _best(gain, k):
     return np.array(largest + [0.0] * (k - len(largest)))
 
 
-def _checked_gains(relevance, queries, documents):
+def checked_gains(relevance, queries, documents):
+    """`relevance` as a dict from int to float for each query, checked as `ndcg` says."""
     gains = [{int(row): float(gain) for row, gain in one.items()} for one in relevance]
     if len(gains) != queries:
         raise ValueError(
@@ -152,4 +173,6 @@ def _checked_gains(relevance, queries, documents):
                     "A degree of relevance must be finite and not negative. "
                     f"Query {query} has {degree} for document {row}."
                 )
+    if not any(degree for gain in gains for degree in gain.values()):
+        raise ValueError("`relevance` must name a relevant document for at least one query.")
     return gains
