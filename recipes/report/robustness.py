@@ -24,10 +24,8 @@ from absl import flags
 
 from mrl_keras.data import (
     class_names,
-    evaluation_batches,
     explain_image_errors,
     image_set,
-    read_split,
 )
 from mrl_keras.evaluation import class_mapping, collect, robustness_accuracy
 from mrl_keras.files import read_json, write_csv
@@ -59,27 +57,13 @@ def measure(run, names, split="test", renamed=None):
     for name in names:
         builder = image_set(name, run.config.data.data_dir or None)
         mapping = class_mapping(class_names(builder), own, (renamed or {}).get(name))
-        logits, labels = _logits(task, model, builder, split)
+        with explain_image_errors(name):
+            logits, labels = collect(model.predict_on_batch, task.batches_of(name, split))
         kept = np.isin(labels, list(mapping))
         sets.append((name, logits[kept], labels[kept], mapping))
         examples[name] = int(kept.sum())
     clean = clean["logits"], clean["labels"]
     return robustness_accuracy(np.asarray, clean, sets, task.dims), examples
-
-
-def _logits(task, model, builder, split):
-    """(logits, labels) of a split, read as the task reads its evaluation split."""
-    data, size = task.config.data, task.config.evaluation.batch_size
-    if task.source.test is None:
-        resolution, crop = data.eval_resolution, data.eval_crop
-        batches = evaluation_batches(builder, size, split, resolution, crop, data.dtype)
-    else:
-        shape = task.source.image_shape
-        same = tuple(builder.info.features["image"].shape[:2]) == tuple(shape[:2])
-        images = read_split(builder, split, None if same else shape[0], data.max_examples or None)
-        batches = evaluation_batches(images, size, dtype=data.dtype)
-    with explain_image_errors(builder.name):
-        return collect(model.predict_on_batch, batches)
 
 
 def main(options):

@@ -8,10 +8,16 @@ Each run is `train.py --evaluate=False` in a work directory OUT/METHOD_seedS, su
 ff8_seed2, with the values that `--config.NAME=VALUE` sets. Started again it skips what is trained
 and goes on in the middle of a run that was stopped. `write_report.py --runs OUT` makes the report;
 OUT/command.txt has the command for it.
+
+`--at_once=2` trains two runs at a time, each on half of the cores: small networks leave cores idle,
+so that two runs on one core each are done sooner than one after the other on both. On CPUs without
+AVX-512, TF_ENABLE_ONEDNN_OPTS=1 in the environment makes TensorFlow use oneDNN there too.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import pathlib
 import shlex
 import subprocess
@@ -25,6 +31,7 @@ from ml_collections import config_flags
 from tqdm.auto import tqdm
 
 from mrl_keras.files import exists, join, write_text
+from mrl_keras.retrieval.exact.threads import available_cores
 from recipes.common.config_flags import define_config, define_folder, run_main
 from recipes.common.run import Run
 from recipes.tasks.image_classification import nesting_dims
@@ -40,6 +47,8 @@ def define_flags(values):
     flags.DEFINE_list("seeds", "0,1,2", "seeds", values)
     flags.DEFINE_list("dims", [], "dims of the FF runs; empty is all of M", values)
     flags.DEFINE_list("heads", list(HEADS), f"which of {', '.join(HEADS)}", values)
+    flags.DEFINE_integer("at_once", 1, "runs that train at a time, each on its part of the cores",
+                         1, flag_values=values)  # fmt: skip
 
 
 def planned_runs(options) -> dict[str, dict[str, object]]:
@@ -94,15 +103,41 @@ def main(options):
     runs = planned_runs(options)
     command = shlex.join(["python", "recipes/report/train_runs.py", *sys.argv[1:]])
     write_text(join(out, COMMAND), f"{command}\n")
-    for name, values in tqdm(runs.items(), desc="Runs", unit="run"):
+    left = {}
+    for name, values in runs.items():
         if is_finished(join(out, name), values):
-            tqdm.write(f"{name} is trained")
-            continue
-        command = [sys.executable, str(RECIPES / "train.py"), f"--config={config}"]
-        command += [f"--workdir={join(out, name)}", "--evaluate=False"]
-        command += [f"--config.{key}={value}" for key, value in values.items()]
-        if subprocess.run(command, check=False).returncode:
-            raise SystemExit(f"error: {name} did not train; see above. The same command goes on.")
+            print(f"{name} is trained")
+        else:
+            left[name] = values
+    bar = tqdm(total=len(left), desc="Runs", unit="run")
+    with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
+        trained = {
+            pool.submit(_train, config, join(out, name), values, options.at_once): name
+            for name, values in left.items()
+        }
+        for done in concurrent.futures.as_completed(trained):
+            if done.result():
+                pool.shutdown(cancel_futures=True)
+                raise SystemExit(
+                    f"error: {trained[done]} did not train; see above. The same command goes on."
+                )
+            bar.update()
+
+
+def _train(config, workdir, values, at_once):
+    """The exit status of `train.py`; its output is shown where it is alone or fails."""
+    command = [sys.executable, str(RECIPES / "train.py"), f"--config={config}"]
+    command += [f"--workdir={workdir}", "--evaluate=False"]
+    command += [f"--config.{key}={value}" for key, value in values.items()]
+    if at_once == 1:
+        return subprocess.run(command, check=False).returncode
+    threads = str(max(1, available_cores() // at_once))
+    environment = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    found = subprocess.run(command, env=os.environ | environment, check=False, **output)
+    if found.returncode:
+        tqdm.write(found.stdout[-4000:])
+    return found.returncode
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from mrl_keras.files import write_text
 from recipes.common.arguments import ScriptParser
 from recipes.report.pages import (
+    ablations,
     accuracy,
     analysis,
     cascade,
@@ -37,18 +38,20 @@ from recipes.report.pages import (
     in_practice,
     index,
     long_tail,
+    novel,
     retrieval,
     transfer,
 )
 from recipes.report.parts.cache import ResultCache
-from recipes.report.parts.page import folder_bytes
-from recipes.report.parts.runs import find_runs
+from recipes.report.parts.page import print_summary
+from recipes.report.parts.runs import find_runs, find_variants
 from recipes.report.parts.study import Options, Study
 
 PAGES = (
     accuracy.page,
     cascade.page,
     retrieval.page,
+    novel.page,
     in_practice.page,
     transfer.few_shot_page,
     long_tail.page,
@@ -57,6 +60,7 @@ PAGES = (
     analysis.superclass_page,
     grad_cam.page,
     analysis.spans_page,
+    ablations.page,
 )
 LARGEST = 5_000_000
 
@@ -65,6 +69,7 @@ def parse_arguments(arguments=None):
     parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
     add("--runs", nargs="+", required=True, help="work directories, or folders that hold some")
+    add("--variants", nargs="+", default=(), help="more such folders: runs with one change each")
     add("--out", type=pathlib.Path, required=True, help="folder to write")
     add("--cache", default="runs/report-cache", help="folder of what was computed of a run")
     add("--skip_unfinished", action="store_true", help="leave out runs that are still in training")
@@ -72,6 +77,7 @@ def parse_arguments(arguments=None):
     add("--probe_examples", type=int, default=10_000, help="training images of linear probes")
     add("--corruption_examples", type=int, default=2_000, help="test images to corrupt")
     add("--plan_queries", type=int, default=2_000, help="test images as queries of plans")
+    add("--novel", default="", help="TFDS set of classes that no run was trained on")
     add("--splits", type=int, default=30, help="random splits of the cascade")
     add("--tuning", action=argparse.BooleanOptionalAction, default=True, help="tune a plan")
     add("--timing", action=argparse.BooleanOptionalAction, default=True, help="time searches")
@@ -109,17 +115,14 @@ def main(arguments=None):
     options, parser = parse_arguments(arguments)
     try:
         runs, unfinished = find_runs(options.runs, options.skip_unfinished)
+        variants, more = find_variants(options.variants, runs, options.skip_unfinished)
+        unfinished += more
         chosen = {name: getattr(options, name) for name in Options.__dataclass_fields__}
-        study = Study(runs, ResultCache(options.cache), Options(**chosen))
+        study = Study(runs, ResultCache(options.cache), Options(**chosen), variants)
         verdicts = write_report(study, options.out, unfinished, options.command)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
-    for verdict in verdicts:
-        print(f"{verdict.verdict:20} {verdict.claim}")
-    size = folder_bytes(options.out)
-    print(f"Wrote {options.out}/README.md ({size / 1e6:.2f} MB, {len(runs)} runs)")
-    if size > LARGEST:
-        print(f"The folder is larger than {LARGEST / 1e6:.0f} MB.")
+    print_summary(options.out, verdicts, f"{len(runs)} runs", LARGEST)
 
 
 if __name__ == "__main__":

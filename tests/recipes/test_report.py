@@ -23,7 +23,8 @@ from recipes.report import write_report as report
 from recipes.report.parts import page
 from recipes.report.parts.cache import ResultCache
 from recipes.report.parts.page import anchor
-from recipes.report.parts.runs import budget_differences, find_runs
+from recipes.report.parts.paper import paper_table
+from recipes.report.parts.runs import budget_differences, find_runs, find_variants
 from recipes.report.parts.study import Options, Study
 from tests.support.recipe_runs import RESNET, run_here
 
@@ -34,7 +35,17 @@ RUNS = {
     "ff16_seed0": {"head": "ff", "ff_dim": 16},
     "ff2_seed0": {"head": "ff", "ff_dim": 2},
 }
+VARIANTS = {
+    "boosted_seed0": {"relative_importance": "2:2"},
+    "boosted_seed1": {"relative_importance": "2:2", "seed": 1},
+    "from4_seed0": {"smallest_dim": 4},
+    "from1_seed0": {"nesting_dims": (1, 2, 4, 8, 16)},
+    "uniform_seed0": {"spacing": "uniform", "smallest_dim": 2, "dims_count": 3},
+    "finetuned_seed0": {"init_from": "runs/ff16_seed0", "unfrozen": "head"},
+    "smoothed_ff16_seed0": {"head": "ff", "ff_dim": 16, "label_smoothing": 0.1},
+}
 ML_COLLECTIONS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+LABELLED = ("embeddings", "labels", "train_embeddings", "train_labels")
 DIMS, BETWEEN, CLASSES = (2, 4, 8, 16), (3, 6, 12), 4
 
 
@@ -49,8 +60,16 @@ def config_of(**changes):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Work directories whose last checkpoint is a file of one line."""
-    folder = tmp_path_factory.mktemp("folders")
-    for name, changes in RUNS.items():
+    return write_runs(tmp_path_factory.mktemp("folders"), RUNS)
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory):
+    return write_runs(tmp_path_factory.mktemp("variants"), VARIANTS)
+
+
+def write_runs(folder, runs):
+    for name, changes in runs.items():
         run = Run(str(folder / name), config_of(**changes))
         write_json(run.path("config.json"), run.config.to_dict())
         path = pathlib.Path(run.checkpoints.path(run.config.steps))
@@ -64,7 +83,7 @@ class MadeTask:
 
     def __init__(self, run):
         self.dims, self.efficient = run.dims, run.method == "MRL-E"
-        self.between = () if run.method == "FF" else BETWEEN
+        self.between = () if run.method == "FF" else run.dims.interpolated()
         self.seed, self.collected = run.seed, 0
 
     def class_names(self):
@@ -106,10 +125,19 @@ class MadeStudy(Study):
     def task(self):
         return MadeTask(self.runs[0])
 
+    def novel(self, run):
+        def compute():
+            found = self.model(run)[0].collect(None)
+            return Outputs(found.dims, {n: found[n] for n in LABELLED}, found.interpolated)
 
-def study_of(folders, cache):
-    options = Options(splits=3, probe_examples=60, timing=False)
-    return MadeStudy(find_runs([folders])[0], ResultCache(cache), options)
+        return self._kept(run, {"images": "novel"}, compute)
+
+
+def study_of(folders, cache, variants=None, novel=""):
+    options = Options(splits=3, probe_examples=60, timing=False, novel=novel)
+    runs = find_runs([folders])[0]
+    found = find_variants([variants], runs)[0] if variants else {}
+    return MadeStudy(runs, ResultCache(cache), options, found)
 
 
 def stub_figures_and_probes(patch):
@@ -177,6 +205,72 @@ def test_index_has_verdicts_pages_cost_and_commands(made_pages):
 
 def test_links_resolve_and_tables_are_whole(made_pages):
     check_links_and_tables(made_pages)
+
+
+@pytest.fixture(scope="module")
+def whole_pages(folders, variants, tmp_path_factory):
+    """Pages with novel classes and variants."""
+    out = tmp_path_factory.mktemp("whole") / "pages"
+    with pytest.MonkeyPatch.context() as patch:
+        stub_figures_and_probes(patch)
+        study = study_of(folders, out / ".." / "cache", variants, novel="novel_set")
+        verdicts = report.write_report(study, out)
+    return out, [verdict.claim for verdict in verdicts]
+
+
+def test_novel_classes_have_pages_of_their_own(whole_pages):
+    out, claims = whole_pages
+    check_links_and_tables(out)
+    assert {row["system"] for row in records(out / "novel_exact_mAP_10.csv")} == {
+        "MRL", "MRL-E", "FF",
+    }  # fmt: skip
+    assert records(out / "novel_grid.csv")
+    assert records(out / "novel_few_shot_1.csv")
+    assert sum("novel classes" in claim for claim in claims) == 3
+    assert len(set(claims)) == len(claims)
+    # 40 test images of 4 known classes, 40 and 220 of 4 novel ones: only these are a head.
+    text = (out / "long_tail.md").read_text()
+    assert "of novel_set, which no run was trained on" in text
+    assert "no class is in the group: known classes, head" in text
+
+
+def test_each_variant_stands_beside_the_runs(whole_pages):
+    out, claims = whole_pages
+    finetuned = records(out / "finetuning_linear.csv")
+    assert {row["system"] for row in finetuned} == {"MRL", "unfrozen: head"}
+    boosted = records(out / "importance_linear.csv")
+    assert {row["system"] for row in boosted} == {"MRL", "relative_importance 2:2"}
+    assert {row["by_seed"].count(":") for row in boosted} == {2}
+    smallest = [row for row in records(out / "smallest_linear.csv") if row["system"] != "MRL"]
+    assert [row["dims"] for row in smallest] == ["1", "2", "4", "4", "8", "8", "16", "16"]
+    # A uniform model is read at the report's dims too (Table 29).
+    spaced = [row for row in records(out / "spacing_nearest.csv") if row["system"] != "MRL"]
+    assert [row["dims"] for row in spaced] == ["2", "4", "8", "16"]
+    others = {row["system"] for row in records(out / "others_linear.csv")}
+    assert others == {"MRL", "FF", "FF-16: label_smoothing 0.1"}
+    assert any("uniform spacing" in claim for claim in claims)
+
+
+def test_variants_that_are_none(folders, variants, capsys, tmp_path):
+    runs = find_runs([folders])[0]
+    with pytest.raises(ValueError, match="has the configuration of the report's runs"):
+        find_variants([folders / "ff2_seed0"], runs)
+    twice = copied(variants / "boosted_seed0", tmp_path / "twice")
+    with pytest.raises(ValueError, match="are both 'relative_importance 2:2' of seed 0"):
+        find_variants([variants, twice], runs)
+    other = copied(variants / "boosted_seed0", tmp_path / "other", data={"name": "cifar10"})
+    error = refused(capsys, [folders], "--variants", str(other))
+    assert "different data" in error
+
+
+def test_the_papers_tables_stand_beside_ours(whole_pages):
+    accuracy = (whole_pages[0] / "accuracy.md").read_text()
+    assert "The paper's Table 1 (ResNet50 on ImageNet-1K, d = 2048):" in accuracy
+    assert "| 8 | 66.63 | 56.66 | 65.29 | 2.34 | 4.56 | 0.42 |" in accuracy
+    with pytest.raises(ValueError, match=r"has no columns \['mlr'\]. It has \['dims', "):
+        paper_table(1, {"dims": "dims", "MRL": "mlr"})
+    with pytest.raises(ValueError, match="has no row where"):
+        paper_table(8, {"D_s": "Ds"}, where={"model": "MLR"})
 
 
 def test_every_csv_holds_what_the_page_shows(made_pages):
@@ -312,18 +406,24 @@ def test_the_runs_of_a_report(monkeypatch):
 def test_finished_runs_are_not_trained_again(folders, monkeypatch):
     started = []
 
-    def start(command, check):
-        started.append(command[2:])
-        return types.SimpleNamespace(returncode=0)
+    def start(command, check, env=None, **output):
+        started.append((command[2:], env and env["TF_NUM_INTRAOP_THREADS"]))
+        return types.SimpleNamespace(returncode=int("seed=5" in command[-2]), stdout="the reason")
 
     monkeypatch.setattr(train_runs.subprocess, "run", start)
     given = (RESNET, f"--out={folders}", "--seeds=0", "--dims=2,4", "--heads=mrl,mrl_e,ff")
     run_here("report.train_runs", *given, "--config.steps=4")
-    assert started == [
-        [RESNET, f"--workdir={folders / 'ff4_seed0'}", "--evaluate=False", "--config.steps=4",
-         "--config.head=ff", "--config.seed=0", "--config.ff_dim=4"]
-    ]  # fmt: skip
+    wanted = [RESNET, f"--workdir={folders / 'ff4_seed0'}", "--evaluate=False"]
+    wanted += ["--config.steps=4", "--config.head=ff", "--config.seed=0", "--config.ff_dim=4"]
+    assert started == [(wanted, None)]
     assert "--dims=2,4 --heads=mrl,mrl_e,ff --config" in (folders / "command.txt").read_text()
+    # Two at once have their share of the cores, and what failed is told.
+    monkeypatch.setattr(train_runs, "available_cores", lambda: 8)
+    more = (RESNET, f"--out={folders}", "--dims=4", "--heads=ff", "--config.steps=4", "--at_once=2")
+    run_here("report.train_runs", *more, "--seeds=1,2,3")
+    assert [threads for _, threads in started[1:]] == ["4"] * 3
+    with pytest.raises(SystemExit, match="ff4_seed5 did not train; see above"):
+        run_here("report.train_runs", *more, "--seeds=5")
     with pytest.raises(SystemExit, match="was trained with steps=4, not 8. Choose another --out"):
         run_here("report.train_runs", *given, "--config.steps=8")
     with pytest.raises(SystemExit, match=r"--heads must be some of .* Received \['mlr'\]"):

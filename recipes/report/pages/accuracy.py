@@ -10,6 +10,7 @@ from mrl_keras.baselines import (
     PCA,
     SVD,
     ClassifierSVD,
+    ClassifierTruncation,
     RandomFeatures,
     RandomProjection,
     Truncation,
@@ -24,6 +25,7 @@ from recipes.report.parts import claims
 from recipes.report.parts.cache import call_content
 from recipes.report.parts.fit import training_accuracy, why_below
 from recipes.report.parts.page import Page, dims_figure, dims_table
+from recipes.report.parts.paper import paper_table
 from recipes.report.parts.runs import METHODS
 from recipes.report.parts.study import Source
 
@@ -98,26 +100,19 @@ def _probe(study):
 def _cut_classifiers(study, run):
     """A run's classifier of low rank, and its first rows alone, at the dims of M."""
 
-    def source(system, dims, logits):
+    def source(system, dims, made):
         def outputs():
             found = study.outputs(run)
-            kernel, bias = study.classifier(run)
-            nested = logits(found["embeddings"], kernel, bias)
+            classifier = made().fit(*study.classifier(run))
+            nested = [classifier.logits(found["embeddings"], dim) for dim in dims]
             return Outputs(dims, {"logits": np.stack(nested, 1), "labels": found["labels"]})
 
         key = {**study.source(run).key, "classifier": system, "dims": list(dims)}
         return Source(system, run.seed, key, outputs)
 
-    def low_rank(rows, kernel, bias):
-        svd = ClassifierSVD().fit(kernel, bias)
-        return [svd.logits(rows, dim) for dim in ranks]
-
-    def truncated(rows, kernel, bias):
-        return [rows[:, :dim] @ kernel[:dim] + bias for dim in study.dims]
-
     ranks = [dim for dim in study.dims if dim <= min(study.classifier(run)[0].shape)]
-    yield source("SVD", ranks, low_rank)
-    yield source("Truncation", study.dims, truncated)
+    yield source("SVD", ranks, ClassifierSVD)
+    yield source("Truncation", study.dims, ClassifierTruncation)
 
 
 def _reduced(study, run, system, made):
@@ -173,6 +168,8 @@ def _parts(study, linear, nearest, probes, beside):
         "linear", "Linear top-1 accuracy (Table 1)",
         "How accurate each prefix is with its trained classifier, beside independently trained "
         "models (FF), slimmable networks and reductions of one wide model.", linear_all, trained,
+        paper=paper_table(1, {"dims": "dims", "MRL": "mrl", "MRL-E": "mrl_e", "FF": "ff",
+                              "SVD": "svd", "Rand. LP": "rand_lp", "Slimmable": "slimmable"}),
     )  # fmt: skip
     yield dims_figure(
         "linear_figure", "Linear top-1 accuracy over the dims (Figure 2)",
@@ -185,6 +182,8 @@ def _parts(study, linear, nearest, probes, beside):
         "nearest", "1-NN top-1 accuracy (Table 2)",
         "The same without a classifier: the label of the nearest training image.",
         near_all, trained,
+        paper=paper_table(2, {"dims": "dims", "MRL": "mrl", "MRL-E": "mrl_e", "FF": "ff",
+                              "SVD": "svd", "Rand. FS": "rand_fs", "Slimmable": "slimmable"}),
     )  # fmt: skip
     yield dims_figure(
         "nearest_figure", "1-NN top-1 accuracy over the dims (Figure 3)",

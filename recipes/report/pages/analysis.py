@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import csv
+import pathlib
+
 import numpy as np
 
 from mrl_keras.evaluation import (
@@ -17,15 +21,15 @@ from mrl_keras.evaluation import (
 from recipes.report.parts import claims
 from recipes.report.parts.measured import Measured
 from recipes.report.parts.page import Page, Table, dims_figure, dims_table, not_measured, record
+from recipes.report.parts.paper import paper_table
 from recipes.report.parts.study import Source
 
-SUPERCLASSES = {
-    "cifar10": {
-        "animals": ("bird", "cat", "deer", "dog", "frog", "horse"),
-        "vehicles": ("airplane", "automobile", "ship", "truck"),
-    }
-}
-"""{data set: {superclass: names of its classes}} that the report knows by itself."""
+SUPERCLASSES = pathlib.Path(__file__).resolve().parents[1] / "superclasses"
+"""SET.csv has the columns class and superclass; classes without a line have no superclass."""
+LARGEST = 6
+"""So many superclasses are drawn."""
+MOST_CLASSES = 12
+"""So many classes have columns and lines of their own."""
 
 
 def disagreement_page(study) -> Page:
@@ -35,9 +39,7 @@ def disagreement_page(study) -> Page:
     return Page(
         "disagreement",
         "Where prefixes disagree (Figure 12, Tables 22, 23)",
-        f"The classes that MRL's prefixes name for the {len(study.first['labels']):,} test "
-        "images. The paper's (ImageNet-1K, ResNet50): an oracle that picks the right one of MRL's "
-        "prefixes has 81.54 %, since no prefix is right for 18.46 % of the images.",
+        f"The classes that MRL's prefixes name for the {len(study.first['labels']):,} test images.",
         [*_class_parts(study), _first_right(values), _oracles(study, values, alone)],
     )
 
@@ -68,19 +70,26 @@ def _class_parts(study):
         guesses = study.outputs(run)["logits"].argmax(axis=-1)
         accuracies[seed] = class_accuracy(guesses, study.first["labels"], study.classes)
     names = study.task.class_names()
-    shown = names if len(names) <= 20 else names[:20]
     relative = {s: relative_class_accuracy(a) for s, a in accuracies.items()}
+    shown, which = range(len(names)), ""
+    if len(names) > MOST_CLASSES:
+        order = np.argsort(np.mean([a[:, 0] for a in relative.values()], axis=0), kind="stable")
+        half = MOST_CLASSES // 2
+        shown = [*order[:half], *order[-half:]]
+        which = (
+            f"; the {half} classes that lose most at the lowest dim and the {half} that gain most"
+        )
     columns = {
-        name: {
+        names[i]: {
             dim: Measured({s: float(a[i, j]) for s, a in relative.items()})
             for j, dim in enumerate(study.dims)
         }
-        for i, name in enumerate(shown)
+        for i in shown
     }
     yield dims_table(
         "class_accuracy", "Accuracy of each class relative to the full width (Figure 12)",
         "Points above or below the class's accuracy at the full width"
-        f"{'' if len(shown) == len(names) else '; the first 20 classes'}.", columns, study.dims,
+        f"{which}.", columns, study.dims,
     )  # fmt: skip
     yield dims_figure(
         "class_accuracy_figure", "Relative accuracy of each class over the dims (Figure 12)",
@@ -114,6 +123,7 @@ def _first_right(values):
         "shares sum to 100 %.", ["dims", "images (%)"],
         [[dim, measured.text()] for dim, measured in columns.items()],
         [{"first_right_at": dim} | record(measured) for dim, measured in columns.items()],
+        paper_table(22, {"dims": "dims", "images (%)": "percent"}),
     )  # fmt: skip
 
 
@@ -127,40 +137,59 @@ def _oracles(study, values, alone):
         "What could be reached by always picking the right one of the prefixes (of FF: of the "
         "separate models); the more the models disagree, the higher.",
         columns, study.dims,
+        paper=paper_table(23, {"data": "dataset", "MRL, oracle over all dims": "mrl_oracle"},
+                          "ResNet50, trained on ImageNet-1K"),
     )  # fmt: skip
 
 
 def superclass_page(study) -> Page:
     slug, title = "superclass", "Superclasses (Tables 24, 25; Figures 10, 11)"
-    groups = SUPERCLASSES.get(study.runs[0].run.config.data.name)
-    if groups is None:
-        wants = f"superclasses are known for {', '.join(SUPERCLASSES)}; "
-        return not_measured(slug, title, f"{wants}add the data set's to SUPERCLASSES.")
-    above = {name: group for group, members in groups.items() for name in members}
-    superclasses = tuple(above[name] for name in study.task.class_names())
+    name = study.runs[0].run.config.data.name
+    table = SUPERCLASSES / f"{name.split(':')[0].replace('/', '_')}.csv"
+    if not table.is_file():
+        known = ", ".join(sorted(path.stem for path in SUPERCLASSES.glob("*.csv")))
+        wants = f"superclasses are known for {known}; add {name}'s (class, superclass) there"
+        return not_measured(slug, title, f"{wants} (recipes/report/superclasses).")
+    with open(table, newline="") as file:
+        above = {row["class"]: row["superclass"] for row in csv.DictReader(file)}
+    superclasses = tuple(above.get(name) for name in study.task.class_names())
     classes = study.measured(LinearHeadEvaluator(), study.sources("MRL"))["top1/linear"]["MRL"]
     measured = study.measured(SuperclassEvaluator(superclasses), _nested_sources(study))
     columns = {"MRL, classes": classes}
-    for system in measured["superclass/all"]:
-        for name, systems in measured.items():
-            group = name.removeprefix("superclass/")
-            shown = "all superclasses" if group == "all" else group
-            columns[f"{system}, {shown}"] = systems[system]
-    mrl = {name: values for name, values in columns.items() if name.startswith("MRL, ")}
+    for system, values in measured["superclass/all"].items():
+        columns[f"{system}, superclasses"] = values
+    sizes = collections.Counter(above.values())
+    each = {
+        f"{name} ({size})": measured[f"superclass/{name}"]["MRL"]
+        for name, size in sizes.most_common()
+        if f"superclass/{name}" in measured
+    }
+    largest = dict(list(each.items())[:LARGEST])
     parts = [
         dims_table("superclass", "Accuracy of superclasses",
                    "How often the class named belongs to the right superclass, beside the accuracy "
-                   "of the classes themselves.", columns, study.dims),
+                   "of the classes themselves.", columns, study.dims,
+                   paper=paper_table(25, {"dims": "dims", "MRL, 30 and reject": "mrl"})),
         dims_figure("superclass_figure", "Superclass accuracy over the dims",
-                    "Accuracy of superclasses beside that of classes.", "superclass",
-                    {"MRL": mrl}, study.dims, "accuracy (%)"),
+                    "Left: all images; a class without a superclass counts as its own. Right: MRL "
+                    "on the images of the superclasses with the most classes.", "superclass",
+                    {"all images": columns, "of one superclass": largest}, study.dims,
+                    "accuracy (%)"),
+        dims_table("superclass_each", "Accuracy of each superclass",
+                   "MRL on the images of one superclass; in brackets how many classes it has.",
+                   each, study.dims),
     ]  # fmt: skip
     verdict = claims.falls_less(
         "Superclass accuracy falls less at few dims than class accuracy",
-        columns["MRL, all superclasses"], classes,
+        columns["MRL, superclasses"], classes,
     )  # fmt: skip
-    about = "; ".join(f"{group}: {', '.join(members)}" for group, members in groups.items())
-    return Page(slug, title, f"{about}.", parts, [verdict])
+    names = [name for name in superclasses if name is not None]
+    about = (
+        f"{len(names)} of {len(superclasses)} classes have one of {len(set(names))} superclasses "
+        f"({table.name} of recipes/report/superclasses); each other class is its own, as a "
+        "mistake between two of them is one."
+    )
+    return Page(slug, title, about, parts, [verdict])
 
 
 def spans_page(study) -> Page:

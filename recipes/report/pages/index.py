@@ -8,7 +8,7 @@ import platform
 from mrl_keras.files import exists, join, read_text
 from mrl_keras.retrieval.exact.threads import available_cores
 from recipes.common.machine import processor_name, versions
-from recipes.report.parts.page import anchor, verdict_table
+from recipes.report.parts.page import page_line, verdict_table
 from recipes.report.parts.runs import budget_differences
 
 PACKAGES = ("mrl_keras", "tensorflow", "keras", "numpy", "scikit-learn", "scann", "faiss-cpu")
@@ -43,7 +43,7 @@ def index(study, pages, unfinished, command, spent) -> str:
         "## Claims of the paper\n",
         verdict_table(verdicts),
         "## Pages\n",
-        "\n".join(_page_line(page) for page in pages) + "\n",
+        "\n".join(page_line(page) for page in pages) + "\n",
         "## Runs and their cost\n",
         _runs(study),
         *_remarks(study, unfinished),
@@ -51,15 +51,6 @@ def index(study, pages, unfinished, command, spent) -> str:
         _environment(study, command, spent),
     ]
     return "\n".join(parts)
-
-
-def _page_line(page):
-    parts = "".join(
-        f"\n  - [{part.title}]({page.slug}.md#{anchor(part.title)})" for part in page.parts
-    )
-    return f"- [{page.title}]({page.slug}.md){parts}" + "".join(
-        f"\n  - left out: {sentence}" for sentence in page.left_out
-    )
 
 
 def _runs(study):

@@ -20,14 +20,22 @@ from recipes.report.parts import claims
 from recipes.report.parts.cache import call_content
 from recipes.report.parts.measured import Measured
 from recipes.report.parts.page import Figure, Table, record
+from recipes.report.parts.paper import SETTING, paper_table
 
 SHORTLIST = 200
 LENGTHS = (100, 200, 400, 800, 1600)
 TOLERANCE = 0.001
 
 
-def plan_tables(study, rows, ks) -> dict[str, dict[SearchPlan, dict[str, Measured]]]:
-    """{"exact" | "grid" | "funnels" | "lengths": {plan: {metric: `Measured` over MRL's seeds}}}."""
+def plan_tables(study, sources, rows, ks) -> dict[str, dict[SearchPlan, dict[str, Measured]]]:
+    """{"exact" | "grid" | "funnels" | "lengths": {plan: {metric: `Measured` over the seeds}}}.
+
+    Args:
+        study: `Study`.
+        sources: `Source`s of one system, with queries and database.
+        rows: int, of the database.
+        ks: ints, the lengths of the answers that are judged.
+    """
     k = max(ks)
     groups = {
         "exact": [SearchPlan((dim,), k=k) for dim in study.dims],
@@ -39,7 +47,7 @@ def plan_tables(study, rows, ks) -> dict[str, dict[SearchPlan, dict[str, Measure
     most, found = study.options.plan_queries, {}
     content = [dataclasses.asdict(plan) for plan in plans]
     key = call_content(plan_retrieval_table, plans=content, ks=ks, queries=most)
-    for source in tqdm(study.sources("MRL"), desc="Plans", unit="run"):
+    for source in tqdm(sources, desc="Plans", unit="run"):
 
         def compute(source=source):
             queries, labels, rows, row_labels = _arrays(source)
@@ -75,8 +83,20 @@ def _lengths(dims, rows, k):
     return [plan for dim in low for plan in shortlist_lengths(dim, dims.width, lengths, k)]
 
 
-def plan_parts(study, plans, ks):
-    """The tables of `plan_tables`, and the figure."""
+PAPER = {
+    "": {"grid": 11, "funnels": 13, "lengths": 30, "setting": SETTING},
+    "novel_": {"grid": 12, "funnels": 14, "lengths": 31,
+               "setting": "ResNet50, ImageNet-4K, 4.2 million rows"},
+}  # fmt: skip
+COLUMNS = {
+    "grid": {"D_s": "Ds", "D_r": "Dr"},
+    "funnels": {"D_s": "Ds", "D_r": "rerank_cascade", "shortlists": "shortlist_cascade"},
+    "lengths": {"shortlist, 16 → 2048": "k"},
+}
+
+
+def plan_parts(study, plans, ks, prefix=""):
+    """The tables of `plan_tables`, and the figure; their names begin with `prefix`."""
     titles = {
         "grid": (
             "Adaptive retrieval: D_s and D_r (Tables 11, 12)",
@@ -94,11 +114,18 @@ def plan_parts(study, plans, ks):
     full = dict([list(plans["exact"].items())[-1]])
     for name, (title, says) in titles.items():
         if plans[name]:
-            yield _plan_table(name, title, says, full | plans[name], ks)
-    yield _plan_figure(study, plans, ks)
+            paper = paper_table(
+                PAPER[prefix][name],
+                COLUMNS[name]
+                | ({} if name == "lengths" else {"MFLOPs": "mflops"})
+                | {"top1": "top1", "mAP@10": "map10", "P@10": "p10"},
+                PAPER[prefix]["setting"],
+            )
+            yield _plan_table(f"{prefix}{name}", title, says, full | plans[name], ks, paper)
+    yield _plan_figure(study, plans, ks, prefix)
 
 
-def _plan_table(name, title, says, group, ks):
+def _plan_table(name, title, says, group, ks, paper):
     metrics = ["top1", *(f"{kind}@{k}" for k in ks for kind in ("mAP", "P"))]
     lines, records = [], []
     for plan, found in group.items():
@@ -110,10 +137,10 @@ def _plan_table(name, title, says, group, ks):
         for m in metrics:
             records.append({"plan": shown, "MFLOPs": cost, "metric": m} | record(found[m]))
     says += " “8 → 200×64” finds 200 rows by 8 dims and orders them by 64. MRL, percent."
-    return Table(name, title, says, ["plan", "MFLOPs", *metrics], lines, records)
+    return Table(name, title, says, ["plan", "MFLOPs", *metrics], lines, records, paper)
 
 
-def _plan_figure(study, plans, ks):
+def _plan_figure(study, plans, ks, prefix):
     top, width = f"mAP@{ks[0]}", study.dims.width
     names = {
         "exact": "exact search with each prefix",
@@ -135,9 +162,9 @@ def _plan_figure(study, plans, ks):
         line_panels(path, {"": lines}, "MFLOPs for each query", f"{top} (%)", style)
 
     return Figure(
-        "plans_figure", f"{top} against cost (Figure 8)",
+        f"{prefix}plans_figure", f"{top} against cost (Figure 8)",
         "A point left of exact search's line at equal height ranks as well at a lower cost.",
-        "grid", draw,
+        f"{prefix}grid", draw,
     )  # fmt: skip
 
 
@@ -146,12 +173,12 @@ def _shortest(plans):
     return next(iter(plans["grid"])).sizes[0]
 
 
-def tuned(study):
+def tuned(study, sources, prefix="", queries="test images"):
     """A plan chosen by `tune` on one half of the queries, judged on the other half."""
     chosen, full, ratio, shown = {}, {}, {}, {}
     options, most = TuningOptions(tolerance=TOLERANCE), study.options.plan_queries
     key = call_content(tune, tolerance=TOLERANCE, queries=most)
-    for source in tqdm(study.sources("MRL"), desc="Tuning of plans", unit="run"):
+    for source in tqdm(sources, desc="Tuning of plans", unit="run"):
 
         def compute(source=source):
             queries, labels, rows, row_labels = _arrays(source)
@@ -187,8 +214,8 @@ def tuned(study):
              "mAP@10": chosen[seed].mean(), "full_mAP@10": full[seed].mean()}
         )  # fmt: skip
     part = Table(
-        "tuned", "The cheapest plan within a tenth of a point",
-        f"`tune` chose the plan on at most {study.options.plan_queries:,} test images of one half; "
+        f"{prefix}tuned", "The cheapest plan within a tenth of a point",
+        f"`tune` chose the plan on at most {study.options.plan_queries:,} {queries} of one half; "
         "it and exact search are judged on as many of the other half.", header, table, records,
     )  # fmt: skip
     return part, claims.fraction_of_the_cost(

@@ -24,6 +24,7 @@ class Table:
         says: str, a sentence that says what it shows.
         header, rows: strings, as shown.
         records: dicts, one for each row of the CSV, all with the same keys.
+        paper: str, the paper's table in Markdown, see `paper_table`. Default none.
     """
 
     name: str
@@ -32,11 +33,12 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     records: Sequence[Mapping]
+    paper: str = ""
 
     def markdown(self) -> str:
-        lines = [self.header, ["---:"] * len(self.header), *self.rows]
-        shown = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-        return f"## {self.title}\n\n{self.says}\n\n{shown}\n\n[CSV]({self.name}.csv)\n"
+        shown = markdown_table(self.header, self.rows)
+        beside = f"\n{self.paper}" if self.paper else ""
+        return f"## {self.title}\n\n{self.says}\n\n{shown}\n\n[CSV]({self.name}.csv)\n{beside}"
 
     def write(self, folder):
         write_csv(folder / f"{self.name}.csv", self.records)
@@ -109,13 +111,43 @@ def anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
+def page_line(page: Page) -> str:
+    """A page and its parts as links, for the first page."""
+    parts = [f"[{part.title}]({page.slug}.md#{anchor(part.title)})" for part in page.parts]
+    parts += [f"left out: {sentence}" for sentence in page.left_out]
+    return "\n  - ".join([f"- [{page.title}]({page.slug}.md)", *parts])
+
+
+def print_summary(out, verdicts: Sequence[Verdict], what: str, largest: int):
+    """Prints what a report found, of `what`, and warns of a folder above `largest` bytes."""
+    for verdict in verdicts:
+        print(f"{verdict.verdict:20} {verdict.claim}")
+    size = folder_bytes(out)
+    print(f"Wrote {out}/README.md ({size / 1e6:.2f} MB, {what})")
+    if size > largest:
+        print(f"The folder is larger than {largest / 1e6:g} MB.")
+
+
+def markdown_table(header: Sequence, rows: Sequence[Sequence]) -> str:
+    """A table whose columns are aligned to the right."""
+    lines = [header, ["---:"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
     rows = [f"| {v.claim} | **{v.verdict}** | {v.numbers} |" for v in verdicts]
     return "\n".join(["| claim | verdict | numbers |", "|---|---|---|", *rows, ""])
 
 
 def dims_table(
-    name, title, says, columns: Mapping[str, Mapping[int, Measured]], trained, scale=100.0, digits=2
+    name,
+    title,
+    says,
+    columns: Mapping[str, Mapping[int, Measured]],
+    trained,
+    scale=100.0,
+    digits=2,
+    paper="",
 ) -> Table:
     """A row for each dim, a column for each system; "~" marks dims that are not trained."""
     dims = sorted({dim for values in columns.values() for dim in values})
@@ -129,7 +161,7 @@ def dims_table(
             if dim in values:
                 about = {"dims": dim, "trained": int(dim in trained), "system": system}
                 records.append(about | record(values[dim]))
-    return Table(name, title, says, header, rows, records)
+    return Table(name, title, says, header, rows, records, paper)
 
 
 def record(measured: Measured) -> dict:

@@ -15,7 +15,7 @@ from recipes.common.run import Run
 from recipes.tasks.image_classification import nesting_dims
 
 METHODS = {"mrl": "MRL", "mrl_e": "MRL-E", "ff": "FF"}
-_OWN = ("head", "ff_dim", "slimmable_widths", "seed", "checkpoint_every")
+_OWN = ("head", "ff_dim", "slimmable_widths", "seed", "checkpoint_every", "export")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +65,68 @@ def find_runs(paths: Sequence, skip_unfinished: bool = False):
             run, two runs of one method, dim and seed, runs of different data sets or of
             different M.
     """
+    runs, unfinished = finished_runs(paths, skip_unfinished)
+    _check(runs)
+    return runs, unfinished
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """A run that differs from an MRL run of the report; `changes` are (name, value)."""
+
+    run: TrainedRun
+    changes: Sequence[tuple]
+
+    @property
+    def name(self) -> str:
+        """Such as "spacing uniform" or "FF-128: steps 12480"; of a finetuned run what it trains."""
+        changes = dict(self.changes)
+        if "init_from" in changes:
+            return f"unfrozen: {changes.get('unfrozen', '*')}"
+        shown = ", ".join(f"{name} {value}" for name, value in self.changes)
+        return shown if self.run.method == "MRL" else f"{self.run.name}: {shown}"
+
+
+def find_variants(
+    paths: Sequence, runs: Sequence[TrainedRun], skip_unfinished: bool = False
+) -> tuple[dict[str, dict[int, Variant]], list[str]]:
+    """Runs with a change each, by what they changed.
+
+    Args:
+        paths: folders, local or remote.
+        runs: the report's, an MRL run among them.
+        skip_unfinished: bool, leave out runs that have not come to their end. Default False.
+
+    Returns:
+        ({name of the variant: {seed: `Variant`}}, names of the folders left out).
+
+    Raises:
+        ValueError: a folder without runs, an unfinished run, one without a change or of other
+            data, two of one variant and seed.
+    """
+    first, found = next(run for run in runs if run.method == "MRL"), {}
+    finished, unfinished = finished_runs(paths, skip_unfinished)
+    for run in finished:
+        _check_data([first, run])
+        changes = differences(_shared(run), _shared(first), absent="")
+        changes = [(name, one) for name, one, _ in changes]
+        if not changes:
+            raise ValueError(f"{run.run.workdir} has the configuration of the report's runs.")
+        variant = Variant(run, changes)
+        by_seed = found.setdefault(variant.name, {})
+        if run.seed in by_seed:
+            raise ValueError(
+                f"{run.run.workdir} and {by_seed[run.seed].run.run.workdir} are both "
+                f"{variant.name!r} of seed {run.seed}. Give one of them."
+            )
+        by_seed[run.seed] = variant
+    return found, unfinished
+
+
+def finished_runs(
+    paths: Sequence, skip_unfinished: bool = False
+) -> tuple[list[TrainedRun], list[str]]:
+    """(runs of any task, names of the folders left out); arguments and errors of `find_runs`."""
     runs, unfinished = [], []
     for workdir in dict.fromkeys(folder for path in paths for folder in _workdirs(path)):
         run, mistake = Run.open(workdir), None
@@ -82,24 +144,22 @@ def find_runs(paths: Sequence, skip_unfinished: bool = False):
             unfinished.append(os.path.basename(os.path.normpath(workdir)))
         else:
             runs.append(TrainedRun(run))
-    _check(runs)
     return runs, unfinished
 
 
-def budget_differences(runs: Sequence[TrainedRun]) -> list[str]:
-    """What differs between the first MRL run's configuration and the others', one line each.
+def budget_differences(runs: Sequence[TrainedRun], method: str = "MRL") -> list[str]:
+    """What differs between the first run's of a method and the others' configuration, a line each.
 
     Method, FF dim, seed and the steps between checkpoints are meant to differ. An empty value is
     as good as none: configurations of different ages do not have the same keys.
     """
-    first = next(run for run in runs if run.method == "MRL")
-    wanted = _shared(first)
+    wanted = _shared(next(run for run in runs if run.method == method))
     lines = {}
     for run in runs:
         found = _difference(_shared(run), wanted)
         if found:
             lines.setdefault(found, []).append(f"{run.name} (seed {run.seed})")
-    return [f"{', '.join(names)}: {found} (MRL)" for found, names in lines.items()]
+    return [f"{', '.join(names)}: {found} ({method})" for found, names in lines.items()]
 
 
 def _shared(run):
@@ -133,15 +193,9 @@ def _check(runs):
             f"There is no finished MRL run among {[run.name for run in runs]}. Train one "
             "(train.py with --config.head=mrl)."
         )
-    first, seen = runs[0], {}
+    _check_data(runs)
+    seen = {}
     for run in runs:
-        data, other = (r.run.config.data.to_dict() for r in (run, first))
-        found = _difference({"data": data}, {"data": other})
-        if found:
-            raise ValueError(
-                f"The runs are of different data: {run.run.workdir} and {first.run.workdir}: "
-                f"{found}. Give runs of one data set."
-            )
         key = run.name, run.seed
         if key in seen:
             raise ValueError(
@@ -152,3 +206,15 @@ def _check(runs):
     nested = {tuple(run.dims): run.run.workdir for run in runs if run.method in ("MRL", "MRL-E")}
     if len(nested) > 1:
         raise ValueError(f"MRL and MRL-E runs must have the same dims. Received {nested}.")
+
+
+def _check_data(runs):
+    first = runs[0]
+    for run in runs:
+        data, other = (r.run.config.data.to_dict() for r in (run, first))
+        found = _difference({"data": data}, {"data": other})
+        if found:
+            raise ValueError(
+                f"The runs are of different data: {run.run.workdir} and {first.run.workdir}: "
+                f"{found}. Give runs of one data set."
+            )

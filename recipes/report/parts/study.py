@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -20,6 +21,8 @@ from recipes.report.parts.runs import METHODS, TrainedRun
 from recipes.tasks.image_classification import encoder_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
+MOST_KEPT = 1 << 30
+"""Corrupted images of all kinds are kept in memory up to so many bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Options:
         corruption_examples: int, at most so many test images for corruptions.
         plan_queries: int, at most so many test images as queries of plans.
         splits: int, random splits of the cascade.
+        novel: str, a TFDS set of classes that no run was trained on, with the splits "train"
+            (database, shots) and "test" (queries); empty leaves it out.
         tuning: bool, whether plans are tuned on half of the queries.
         timing: bool, whether searches are timed.
     """
@@ -42,6 +47,7 @@ class Options:
     corruption_examples: int = 2_000
     plan_queries: int = 2_000
     splits: int = 30
+    novel: str = ""
     tuning: bool = True
     timing: bool = True
 
@@ -70,15 +76,17 @@ class Study:
         runs: list of `TrainedRun`s, an MRL run among them; kept by method, dim and seed.
         cache: `ResultCache`.
         options: `Options`.
+        variants: {name: {seed: `Variant`}}, see `find_variants`. Default none.
     """
 
-    def __init__(self, runs, cache: ResultCache, options: Options):
+    def __init__(self, runs, cache: ResultCache, options: Options, variants=None):
         order = {method: place for place, method in enumerate(METHODS.values())}
         self.runs = sorted(
             runs, key=lambda run: (order.get(run.method, len(order)), run.dims.width, run.seed)
         )
-        self.cache, self.options = cache, options
+        self.cache, self.options, self.variants = cache, options, variants or {}
         self.dims: NestingDims = self.runs[0].dims
+        self._kept_images = {}
         self.model = functools.lru_cache(maxsize=1)(self._load_model)
 
     def of(self, method: str) -> dict[int, TrainedRun]:
@@ -128,19 +136,38 @@ class Study:
             self.source(run) for run in self.prefix_runs if not methods or run.method in methods
         ]
 
+    def novel(self, run: TrainedRun) -> Source:
+        """Images of novel classes through a run: embeddings and labels, without logits."""
+        name = self.options.novel
+
+        def compute():
+            task, model = self.model(run)
+            return EvaluationPass.of_embeddings(
+                encoder_of(model).predict_on_batch,
+                task.batches_of(name, "test"),
+                run.dims,
+                train=task.batches_of(name, "train"),
+                interpolated=self.outputs(run).interpolated,
+            ).collect()
+
+        return self._kept(run, {"images": name, "splits": ["test", "train"]}, compute)
+
+    def novel_sources(self) -> list[Source]:
+        """`novel` of all runs of MRL, MRL-E and FF."""
+        return [self.novel(run) for run in self.prefix_runs]
+
     def corrupted(self, run: TrainedRun) -> Source:
         """Corrupted test images through a run, in the order (kinds, severities, images)."""
         count = self.options.corruption_examples
 
         def batches(task):
-            images, size = task.test_images(), task.config.evaluation.batch_size
-            some, labels = images.images[:count], images.labels[:count]
+            size, labels = task.config.evaluation.batch_size, task.test_images().labels[:count]
             title = f"Corruptions, {run.name} seed {run.seed}"
-            for kind in tqdm(CORRUPTIONS, desc=title, leave=False):
-                for severity in SEVERITIES:
-                    changed = corrupt(some, kind, severity)
-                    for i in range(0, len(changed), size):
-                        yield changed[i : i + size], labels[i : i + size]
+            cells = itertools.product(CORRUPTIONS, SEVERITIES)
+            for cell in tqdm(list(cells), desc=title, leave=False):
+                changed = self._corrupted_images(*cell)
+                for i in range(0, len(changed), size):
+                    yield changed[i : i + size], labels[i : i + size]
 
         def compute():
             task, model = self.model(run)
@@ -150,6 +177,16 @@ class Study:
             ).collect()
 
         return self._kept(run, {"images": "corrupted", "count": count}, compute)
+
+    def _corrupted_images(self, kind, severity):
+        """The corrupted test images; small ones are made once for all runs."""
+        if (kind, severity) in self._kept_images:
+            return self._kept_images[kind, severity]
+        images = self.task.test_images().images[: self.options.corruption_examples]
+        changed = corrupt(images, kind, severity)
+        if changed.nbytes * len(CORRUPTIONS) * len(SEVERITIES) <= MOST_KEPT:
+            self._kept_images[kind, severity] = changed
+        return changed
 
     def classifier(self, run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
         """Kernel (d, classes) and bias (classes,) of a run's widest classifier."""
@@ -217,6 +254,8 @@ class Study:
         """Computes what needs the models of all runs, one after another."""
         for run in tqdm(self.runs, desc="Outputs of runs", unit="run"):
             self.outputs(run)
+            if self.options.novel and run.method in METHODS.values():
+                self.novel(run).outputs()
             if run in self.fixed(self.dims.width).values():
                 self.classifier(run)
 

@@ -1,0 +1,1 @@
+"""Text retrieval: encoders, judged texts, measurements and pages."""
