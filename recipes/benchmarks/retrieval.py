@@ -1,25 +1,28 @@
 """Exported nested retrieval beside FAISS and ScaNN at equal mAP@10, with memory and growth.
 
-    python recipes/benchmarks/retrieval.py --n 30000 100000 300000 --output results/retrieval
+    python recipes/benchmarks/retrieval.py --n 30000 300000 --run 1 --output results/retrieval
 
 The database is that of parts/nested_data.py. A plan is chosen on held-out queries, exported by a
 process of its own, and loaded by `tf.saved_model.load`. Its signature `retrieve_embeddings` and
-each peer of parts/retrieval_peers.py are timed in turns, in this process; peers are built and freed
-one at a time. A peer's knob is set to its fastest value whose mAP@10 is within 0.1 point of exact
-search with all dims. That is judged on the reported queries, which favours the peer. Where no value
-comes that near, the most accurate one is taken and `within_tolerance` is False. Queries are
-converted and answers are NumPy arrays on both sides.
+each peer of parts/retrieval_peers.py and retrieval_graphs.py are timed in turns, in this process;
+peers are built and freed one at a time. One that is not installed, or that needs more memory than
+is free, has a row that says so. A peer's knob is set to its fastest value whose mAP@10 is within
+0.1 point of exact search with all dims. That is judged on the reported queries, which favours the
+peer. Where no value comes that near, the most accurate one is taken and `within_tolerance` is
+False. Queries are converted and answers are NumPy arrays on both sides.
 
 Writes into the output folder: speed.csv (one row for each N and system), sweep.csv (every knob),
-exact.csv (one-pass exact search), memory.csv, targets.csv (what was wanted and reached) and
-growth.png. Rows of another N that are there already are kept. Each row has date, hardware,
-versions and command.
+exact.csv (one-pass exact search), memory.csv, targets.csv (what was wanted and reached), peers.md
+(the table to read) and growth.png. Rows of another N or --run that are there already are kept, and
+the last three give the median over the runs with its range. `memory_bytes` is what a system added
+to the process's own pages, `build_seconds` the time from the file of rows to an index; graphs over
+all dims are kept in the cache, each as large as the database, and their time is that of the run
+that built them. Each row has date, hardware, versions and command.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import importlib.metadata
 import os
@@ -51,10 +54,12 @@ from recipes.benchmarks.parts import retrieval_memory as memory
 from recipes.benchmarks.parts.nested_data import NestedData, exact_map, mean_ap, print_beside_paper
 from recipes.benchmarks.parts.retrieval_exact import measure_exact
 from recipes.benchmarks.parts.retrieval_plot import plot_growth
+from recipes.benchmarks.parts.retrieval_runs import read_table
 from recipes.benchmarks.parts.retrieval_speed import BATCH, TOLERANCE, measure_speed
+from recipes.benchmarks.parts.retrieval_table import write_peers
 from recipes.benchmarks.parts.retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
 from recipes.common.arguments import ScriptParser, without_folders
-from recipes.common.machine import machine_columns, write_measurements
+from recipes.common.machine import machine_columns, versions, write_measurements
 
 FUNNEL = (16, 32, 64, 128, 256)  # then the full width; 200, 100, 50, 25 and 10 rows
 
@@ -91,9 +96,10 @@ def parse_arguments(arguments=None):
         help="at most so many rows for the export with float32 blocks, whose making takes 2.1 "
         "times the database of memory: more than 24 GiB at the paper's N",
     )
+    add("--run", type=int, default=1, help="number of this run; three give medians and ranges")
     add("--seconds", type=float, default=10.0, help="for each timed pair of systems, about")
     add("--cache", default="runs/retrieval_data", help="folder of data, graphs and exports")
-    tiny = {"n": [20_000], "width": 64, "classes": 50, "queries": 256, "held_out": 256}
+    tiny = {"n": [4000], "width": 64, "classes": 50, "queries": 256, "held_out": 256}
     tiny |= {"exact_rows": 2000, "exact_queries": 64, "seconds": 0.2, "reorder_dim": 32}
     parser.add_measuring(pathlib.Path("runs/retrieval"), tiny=tiny)
     options = parser.parse_args(arguments)
@@ -177,7 +183,7 @@ def chosen_plan(case):
 
 
 def measure_exports(case, plan, folder):
-    """({name: (path, plan)}, rows of memory.csv).
+    """({name: (path, plan, seconds to build the index)}, rows of memory.csv).
 
     The chosen plan is exported with bfloat16 blocks, as it is. It may stop short of the full
     width, and then so does the export; the paper's funnel, with both storages, is what memory is
@@ -201,7 +207,7 @@ def measure_exports(case, plan, folder):
             reorder_dim=case.options.reorder_dim if name == EXPORT else 0,
         )  # fmt: skip
         held = memory.in_own_process(memory.loaded, path=made["path"], queries_path=queries_path)
-        exports[name] = made["path"], plan
+        exports[name] = made["path"], plan, made["build_seconds"]
         sizes = {"export peak": made["peak"], "disk": made["disk"], **held}
         for what, size in sizes.items():
             rows.append(
@@ -240,37 +246,30 @@ def measure(n, options):
             yield tables
 
 
-def read_table(path):
-    """The rows of a CSV; an empty list if the file is missing."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_table(path, rows, n):
-    """Writes `rows` and, after them, those of another N that the file holds; gives all of them."""
-    rows = [{**row, **machine_columns()} for row in rows]
-    kept = [row for row in read_table(path) if int(row["n"]) != n]
+def write_table(path, rows, n, run):
+    """Writes `rows` and, after them, those of another N or run that the file holds; all of them."""
+    rows = [{**row, "run": run, **machine_columns()} for row in rows]
+    kept = [row for row in read_table(path) if (int(row["n"]), int(row["run"])) != (n, run)]
     rows += [{name: row.get(name, "") for name in rows[0]} for row in kept]
     files.write_csv(path, rows)
     return rows
 
 
 def write(output, n, tables, options):
-    """Writes every CSV and the plot; gives the rows of targets.csv."""
+    """Writes every CSV, the table and the plot; gives the rows of targets.csv."""
     about = {
         "command": options.command,
         "faiss": faiss.__version__,
         "scann": importlib.metadata.version("scann"),
+        **versions(("hnswlib", "usearch")),
     }
-    tables = {
-        name: write_table(output / f"{name}.csv", [{**row, **about} for row in rows], n)
-        for name, rows in tables.items()
-    }
-    kept = {name: read_table(output / f"{name}.csv") for name in ("exact", "speed", "memory")}
-    targets = reached_targets({**kept, **tables}, options.width)
+    for name, rows in tables.items():
+        rows = [{**row, **about} for row in rows]
+        write_table(output / f"{name}.csv", rows, n, options.run)
+    tables = {name: read_table(output / f"{name}.csv") for name in ("exact", "speed", "memory")}
+    targets = reached_targets(tables, options.width)
     write_measurements(output / "targets.csv", [{**row, **about} for row in targets])
+    write_peers(tables["speed"], output / "peers.md")
     plot_growth(tables["speed"], output / "growth.png")
     return targets
 

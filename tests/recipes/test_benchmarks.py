@@ -21,7 +21,7 @@ def run_tiny(name, tmp_path, *arguments):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Peak memory is not measured, so that no process starts."""
-    for name in ("head", "masked_lm"):
+    for name in ("head", "large_batch", "masked_lm"):
         module = importlib.import_module(f"recipes.benchmarks.{name}")
         monkeypatch.setattr(module, "peak_in_own_process", lambda script, options: 3 * 2**20)
 
@@ -67,6 +67,14 @@ def test_contrastive(tmp_path):
 
 
 @pytest.mark.slow
+def test_large_batch(tmp_path, no_processes):
+    rows = run_tiny("large_batch", tmp_path)
+    found = [(row["system"], row["batch"]) for row in rows]
+    assert found == [("whole", "4"), ("chunks", "4"), ("large, in chunks", "8")]
+    assert all(float(row["time_ratio"]) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_masked_lm(tmp_path, no_processes):
     rows = run_tiny("masked_lm", tmp_path)
     assert {(row["system"], row["mode"]) for row in rows} == {
@@ -98,6 +106,17 @@ def test_input_pipeline(tmp_path):
 
 
 @pytest.mark.slow
+def test_single_query(tmp_path):
+    pytest.importorskip("scann")
+    rows = run_tiny("single_query", tmp_path, f"--cache={tmp_path}")
+    assert [row["client"] for row in rows] == ["Python", "session", "C API"]
+    for row in rows:
+        assert 0 < float(row["p50_us"]) <= float(row["p99_us"])
+        assert float(row["queries_per_second_of_threads"]) > 0
+        assert int(row["ops"]) > 10
+
+
+@pytest.mark.slow
 def test_step_cost(tmp_path):
     pytest.importorskip("official")
     rows = run_tiny("step_cost", tmp_path)
@@ -124,6 +143,18 @@ def test_checkpoints(tmp_path):
         assert all(float(row["restored_median"]) > 0 for row in found.values())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a .quantize. method:UserWarning")
+def test_int8(tmp_path):
+    rows = run_tiny("int8", tmp_path)
+    assert [(row["head"], row["dim"]) for row in rows] == [
+        (head, dim) for head in ("MRL", "MRL-E") for dim in ("2", "4")
+    ]
+    for row in rows:
+        assert 2 < float(row["bytes"]) / float(row["int8_bytes"]) < 4
+        assert abs(float(row["points"])) < 10
+
+
 class TestScriptParser:
     def parser(self):
         parser = ScriptParser("recipes/benchmarks/head.py", "Times.\n\nMore text.")
@@ -147,3 +178,33 @@ class TestScriptParser:
             self.parser().parse_args(["--bat=3"])
         (line,) = capsys.readouterr().err.splitlines()
         assert line == "head: unrecognized arguments: --bat=3 (--help lists the options)"
+
+
+@pytest.mark.slow
+def test_sharding(tmp_path):
+    from recipes.benchmarks import sharding
+
+    folders = [f"--output={tmp_path / 'out'}", f"--cache={tmp_path / 'cache'}"]
+    sharding.main(sharding.parse_arguments(["--tiny", *folders]))
+    with open(tmp_path / "out" / "shards.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by = {(row["shards"], row["rule"]): row for row in rows}
+    assert set(by) == {(shards, rule) for shards in "13" for rule in ("whole", "share")}
+    one, three = float(by["1", "whole"]["recall@10"]), float(by["3", "whole"]["recall@10"])
+    assert 0.8 < one <= three  # whole plans in every shard find no less
+    assert int(by["3", "whole"]["reranked"]) == 600
+    assert 200 <= int(by["3", "share"]["reranked"]) < 300
+    with open(tmp_path / "out" / "constants.csv", newline="") as file:
+        (constants,) = csv.DictReader(file)
+    assert all(float(constants[name]) > 0 for name in constants if name.endswith("_second"))
+    assert float(constants["disk_rerank_seconds"]) > 0
+
+
+@pytest.mark.backends
+def test_corpus(tmp_path):
+    pytest.importorskip("apache_beam", reason='pip install -e ".[backends]"')
+    (row,) = run_tiny("corpus", tmp_path)
+    assert (row["rows"], row["dead_letters"], row["shards"]) == ("2000", "0", "16")
+    assert float(row["rows_per_second"]) > 0
+    assert 0 < float(row["peak_mib_before"]) <= float(row["peak_mib"])
+    assert 4 * 8 * 2000 <= int(row["bytes_d8"]) < int(row["bytes_d64"]) / 4

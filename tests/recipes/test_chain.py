@@ -90,7 +90,8 @@ def test_other_rows_are_another_index(classifier, tmp_path):
     folder, _ = classifier
     arguments = f"--workdir={folder / 'run'}", f"--output={tmp_path / 'm'}", "--cascade=no"
     run_here("export.py", *arguments, "--max_rows=20", "--plan=8")
-    run_here("export.py", *arguments, "--plan=8")
+    run_here("export.py", *arguments, "--plan=4:20,8", "--certified")
+    assert load_manifest(str(tmp_path / "m"))["retrieval"]["plan"]["certified"] is True
     rows = [load_manifest(str(tmp_path / "m" / v))["retrieval"]["rows"] for v in ("1", "2")]
     assert rows == [20, 64]
 
@@ -102,6 +103,7 @@ def test_other_rows_are_another_index(classifier, tmp_path):
         (["--corpus=mnits"], "No image classification set is named 'mnits'"),
         (["--plan=3:20,8"], "3"),
         (["--plan=2,8"], "`plan` must be D_s:ROWS"),
+        (["--plan=8", "--certified"], "A certified plan has two dims"),
         (["--corpus=none", "--plan=8"], "Nothing is indexed"),
         (["--held_out=2"], "`held_out` must lie above 0"),
         (["--cost=money"], "`cost` must be one of"),

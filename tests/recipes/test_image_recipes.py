@@ -16,7 +16,13 @@ from recipes.common.optimizers import optimizer
 from recipes.tasks.image_classification import Task, nesting_dims
 
 RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
-CONFIGS = ("resnet50_imagenet", "vit_b16_jft", "cifar10_resnet", "cifar10_vit")
+CONFIGS = (
+    "resnet50_imagenet",
+    "vit_b16_jft",
+    "cifar10_resnet",
+    "cifar10_vit",
+    "tiny_imagenet_resnet",
+)
 
 
 def get_config(name, mode="tiny", **changes):
@@ -138,6 +144,7 @@ def test_full_size_values_are_the_papers(name):
         "vit_b16_jft": [12, 24, 48, 96, 192, 384, 768],
         "cifar10_resnet": [2, 4, 8, 16, 32, 64],
         "cifar10_vit": [2, 4, 8, 16, 32, 64],
+        "tiny_imagenet_resnet": [8, 16, 32, 64, 128],
     }[name]
     assert list(nesting_dims(config)) == expected
 

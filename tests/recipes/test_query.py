@@ -79,6 +79,18 @@ def test_an_image_is_cut_to_the_signature(model, tmp_path, capsys):
     assert (answer["ids"], answer["scores"]) == (["U+1F389"], [0.5])
 
 
+def test_a_certificate_is_printed(model, monkeypatch, capsys):
+    call = model.call
+    certain = {"certified": np.array([True])}
+    monkeypatch.setattr(model, "call", lambda *given, **more: call(*given, **more) | certain)
+    ask("folder", "party")
+    certain["certified"][0] = False
+    ask("folder", "party", "party", "--json")
+    first, _, *lines = capsys.readouterr().out.splitlines()
+    assert first == "party (proven exact)"
+    assert [json.loads(line)["certified"] for line in lines] == [False, False]
+
+
 def test_each_row_of_a_file_is_a_query(model, tmp_path, capsys):
     np.save(tmp_path / "two.npy", np.zeros((2, 4, 4, 1)))
     ask("folder", tmp_path / "two.npy")

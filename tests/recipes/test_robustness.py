@@ -13,6 +13,9 @@ from mrl_keras.evaluation import RobustnessRow
 from recipes.common.run import Run
 from recipes.common.training import load_trained, train
 from recipes.report import robustness
+from recipes.report.parts.cache import ResultCache
+from recipes.report.parts.runs import TrainedRun
+from recipes.report.parts.study import Options, Study
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -90,6 +93,19 @@ def test_classes_are_matched_by_name(run, tmp_path):
         assert float(other["clean"]) == pytest.approx((guess == test.labels[both]).mean())
         low = (logits[:, place].argmax(axis=-1) < 2) == (test.labels < 2)
         assert float(own["clean"]) == pytest.approx(low.mean())
+
+
+@pytest.mark.slow
+def test_novel_classes_of_a_report_are_read_and_embedded_as_the_runs_own(run, tmp_path):
+    options = Options(novel="shapes")  # the run's own set in the place of another
+    study = Study([TrainedRun(run)], ResultCache(tmp_path), options)
+    (source,) = study.novel_sources()
+    found = source.outputs()
+    assert "logits" not in found
+    assert found["train_embeddings"].shape == (24, 16)
+    own = study.outputs(study.runs[0])
+    np.testing.assert_allclose(found["embeddings"], own["embeddings"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found["labels"], own["labels"])
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ import urllib.request
 import numpy as np
 import pytest
 
+from mrl_keras.export import export_saved_model
 from recipes.serving import write_compose
 from recipes.serving.clients import connect
+from tests.export import cases
 from tests.support.served_model import damage, write_model
 from tests.support.tf_serving import composed, serving
 
@@ -168,20 +170,32 @@ def test_labels_move_while_the_server_runs(tmp_path, capsys):
             answer(server, "canary")
 
 
-def test_an_export_is_composed_served_and_asked(tmp_path, capsys):
-    """The committed model, whose searcher needs ScaNN's ops, by a server that links them."""
-    saved = pathlib.Path(__file__).parents[2] / "saved_models" / "digits_mrl"
-    write_compose.main([str(saved), f"--output={tmp_path}", "--scann"])
-    images = np.random.default_rng(0).random((2, 8, 8, 1))
-    wanted = connect(model=saved).call("retrieve", images=images)
-    with composed(tmp_path, scann=True) as server:
+def test_exports_are_composed_served_and_asked(tmp_path):
+    """The committed model by a stock image, one whose searcher needs ScaNN by one that links it."""
+    saved = pathlib.Path(__file__).parents[2] / "saved_models" / "digit_pairs"
+    images = np.random.default_rng(0).random((2, 8, 16, 1))
+    check_served(saved, tmp_path / "stock", scann=False, images=images)
+
+    exported = tmp_path / "exported" / "docs"
+    export_saved_model(str(exported), cases.encoder(), index=cases.index(), plan=cases.PLAN)
+    features = np.random.default_rng(0).random((2, cases.FEATURES))
+    check_served(exported, tmp_path / "scann", scann=True, features=features)
+    # A server without the ops loads nothing, so the twin is what a stock image needs.
+    with pytest.raises(RuntimeError, match="ended with status 1"), composed(tmp_path / "scann"):
+        pass
+
+
+def check_served(model, folder, scann, **inputs):
+    """A composed server of a model's folder answers as the model does, by both protocols."""
+    folder.mkdir()
+    flags = ["--scann"] if scann else []
+    write_compose.main([str(model), f"--output={folder}", *flags])
+    wanted = connect(model=model).call("retrieve", **inputs)
+    with composed(folder, scann=scann) as server:
         for source in (
-            {"url": f"{server.rest}/v1/models/digits_mrl"},
-            {"grpc": f"{server.grpc}/digits_mrl"},
+            {"url": f"{server.rest}/v1/models/{model.name}"},
+            {"grpc": f"{server.grpc}/{model.name}"},
         ):
-            found = connect(**source).call("retrieve", images=images)
+            found = connect(**source).call("retrieve", **inputs)
             np.testing.assert_array_equal(found["ids"], wanted["ids"])
             np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-4)
-    # A server without the ops loads nothing, so the twin is what a stock image needs.
-    with pytest.raises(RuntimeError, match="ended with status 1"), composed(tmp_path):
-        pass

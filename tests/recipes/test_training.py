@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 
+import numpy as np
 import pytest
 
 from tests.support.recipe_runs import (
@@ -210,14 +211,21 @@ def finish_all(processes, code=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "steps"), [(VIT, 20), (RESNET, 4)], ids=["ViT", "ResNet, synchronised batch norm"]
+    ("config", "steps", "importance"),
+    [(VIT, 20, "adaloss"), (RESNET, 4, "")],
+    ids=["ViT, weights that adapt", "ResNet, synchronised batch norm"],
 )
-def test_two_workers_equal_one_process(config, steps, tmp_path):
-    arguments = *lengths(steps, steps), *SGD
+def test_two_workers_equal_one_process(config, steps, importance, tmp_path):
+    arguments = *lengths(steps, steps), *SGD, f"--config.relative_importance={importance}"
     both = workers(config, tmp_path / "two", *arguments)
     run("train.py", config, f"--workdir={tmp_path / 'one'}", "--evaluate=False", *arguments)
     finish_all(both)
-    assert_weights(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-4, atol=2e-5)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert_weights(one, two, rtol=1e-4, atol=2e-5)
+    # The weights of the losses are among them, and did adapt.
+    adapted = [value for name, value in two.items() if name.endswith("adaloss/weights")]
+    assert len(adapted) == bool(importance)
+    assert all(np.ptp(value) > 1e-3 for value in adapted)
 
 
 @pytest.mark.slow

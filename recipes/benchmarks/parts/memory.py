@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -36,6 +38,22 @@ def print_peak_over(step: Callable[[], object], repeats: int = 3) -> None:
 
 def status_bytes(name: str) -> int:
     """A size of /proc/self/status: "VmRSS" or its peak "VmHWM"."""
-    with open("/proc/self/status") as file:
+    return _bytes_in("/proc/self/status", name)
+
+
+def available_bytes() -> int:
+    """The memory that the machine can still give."""
+    return _bytes_in("/proc/meminfo", "MemAvailable")
+
+
+def held_bytes() -> int:
+    """The process's resident bytes without mapped files, after what is free was given back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return status_bytes("RssAnon")
+
+
+def _bytes_in(path, name):
+    with open(path) as file:
         line = next(line for line in file if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

@@ -61,7 +61,7 @@ def scann_for(n_rows, d_s, reorder_dim):
 
 
 def export(rows_path, dims, plan, storage, folder, reorder_dim):
-    """Builds the index from the file of rows and exports it; the path, peak bytes and seconds."""
+    """Builds the index from the file of rows and exports it: the path, peak bytes, seconds."""
     import keras
 
     from mrl_keras.export import export_saved_model
@@ -76,10 +76,12 @@ def export(rows_path, dims, plan, storage, folder, reorder_dim):
     scann = scann_for(count, d_s, reorder_dim)
     options = IndexOptions(storage=storage, shortlist_dim=d_s, scann=scann)
     index = NestedIndex.build(rows, dims, options=options)
+    built = time.perf_counter() - started
     path = export_saved_model(folder, encoder, index=index, plan=plan)
     return {
         "path": path,
         "peak": status_bytes("VmHWM") - before,
+        "build_seconds": built,
         "seconds": time.perf_counter() - started,
         "disk": tree_bytes(path),
     }

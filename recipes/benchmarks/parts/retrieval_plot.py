@@ -1,43 +1,45 @@
-"""A log-log plot of search time against the number of rows."""
+"""How the retrieval benchmark's systems grow with the number of rows, on log-log axes."""
 
 from __future__ import annotations
 
-from mrl_keras.plots import LINE_STYLES, MARKERS, new_figure, save_figure
+from recipes.benchmarks.parts.log_log import Panel, plot_panels
+from recipes.benchmarks.parts.retrieval_runs import by_size_and_system, spread
+
+GROWING = {
+    "us_per_query": "Batches of 256: microseconds a query",
+    "p50_ms": "One query at a time: median milliseconds",
+    "memory_bytes": "Memory of the index, bytes",
+    "build_seconds": "Building the index, seconds",
+}
+
+
+def points_by_rows(rows) -> dict:
+    """{column of `GROWING`: {system: {n: median of its runs}}}, without what was not measured.
+
+    Args:
+        rows: those of speed.csv.
+    """
+    found = {column: {} for column in GROWING}
+    for n, systems in by_size_and_system(rows).items():
+        for system, runs in systems.items():
+            for column, lines in found.items():
+                value = spread(runs, column)
+                if value and value.median > 0:
+                    lines.setdefault(system, {})[n] = value.median
+    return found
 
 
 def plot_growth(rows, path):
-    """Draws time for each query, in batches and alone, against N; one line for each system.
+    """Draws medians against N, a line for each system, hollow where it is below equal mAP.
 
     Args:
-        rows: dicts with `n`, `system`, `within_tolerance`, `us_per_query` and `p50_ms`.
+        rows: those of speed.csv.
         path: PNG file to write.
     """
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    figure, (panels,) = new_figure((12, 5.5), columns=2, sharex=True)
-    titles = {
-        "us_per_query": "Batches of 256: microseconds a query",
-        "p50_ms": "One query at a time: median milliseconds",
-    }
-    for panel, (column, title) in zip(panels, titles.items(), strict=True):
-        for place, system in enumerate(systems):
-            points = [row for row in rows if row["system"] == system and row[column] != ""]
-            points = sorted(points, key=lambda row: int(row["n"]))
-            if not points:
-                continue
-            equal = all(str(row["within_tolerance"]) == "True" for row in points)
-            panel.plot(
-                [int(row["n"]) for row in points],
-                [float(row[column]) for row in points],
-                marker=MARKERS[place % len(MARKERS)],
-                linestyle=LINE_STYLES[place % len(LINE_STYLES)],
-                markerfacecolor=None if equal else "white",
-                label=system if equal else f"{system} (below equal mAP)",
-            )
-        panel.set(xscale="log", yscale="log", xlabel="rows N", title=title)
-        ticks = sorted({int(row["n"]) for row in rows})
-        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        panel.minorticks_off()
-        panel.grid(True, which="both", alpha=0.3)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
-    save_figure(figure, path, dpi=130)
+    low = {row["system"] for row in rows if str(row["within_tolerance"]) == "False"}
+    panels = [
+        Panel(GROWING[column], "rows N", lines)
+        for column, lines in points_by_rows(rows).items()
+        if lines
+    ]
+    plot_panels(panels, path, hollow=low)

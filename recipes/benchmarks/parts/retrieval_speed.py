@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 
@@ -10,13 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from mrl_keras.export import load
-from recipes.benchmarks.parts.retrieval_peers import (
-    FaissFlat,
-    FaissHnsw,
-    FaissRefine,
-    ScannFullWidth,
-    ScannTruncate,
-)
+from recipes.benchmarks.parts import retrieval_peers as peers
+from recipes.benchmarks.parts.memory import held_bytes
+from recipes.benchmarks.parts.retrieval_graphs import GraphPeer, Hnswlib, UsearchF16, UsearchI8
 from recipes.common.timing import interleaved_medians
 
 BATCH = 256
@@ -41,22 +36,25 @@ class ExportedModel:
 class Recorded:
     """Some calls in a row of a function, over inputs in a cycle; records each call's seconds.
 
+    By the clock, and those of all threads' processor time, which other programs disturb least.
+
     In a row, because the first call after another system finds the caches full of its rows.
     """
 
     def __init__(self, function, inputs, calls):
         self._function, self._inputs = function, itertools.cycle(inputs)
-        self._calls, self.seconds = calls, []
+        self._calls, self.seconds, self.processor_seconds = calls, [], []
 
     def __call__(self):
         for given in itertools.islice(self._inputs, self._calls):
-            started = time.perf_counter()
+            processor, started = time.process_time(), time.perf_counter()
             self._function(given)
             self.seconds.append(time.perf_counter() - started)
+            self.processor_seconds.append(time.process_time() - processor)
 
 
 def side_by_side(functions, inputs, seconds):
-    """{name: seconds of each call} of two functions that take turns over `inputs`."""
+    """{name: (seconds, processor seconds) of each call} of functions in turns over `inputs`."""
     once = {name: Recorded(function, inputs, 1) for name, function in functions.items()}
     interleaved_medians(once, 1)
     slowest = max(system.seconds[-1] for system in once.values())
@@ -64,7 +62,10 @@ def side_by_side(functions, inputs, seconds):
     systems = {name: Recorded(function, inputs, calls) for name, function in functions.items()}
     turns = int(np.clip(seconds / (2 * calls * slowest), 5, 21))
     interleaved_medians(systems, turns)
-    return {name: np.array(system.seconds[-turns * calls :]) for name, system in systems.items()}
+    return {
+        name: np.array([one.seconds, one.processor_seconds])[:, -turns * calls :]
+        for name, one in systems.items()
+    }
 
 
 def time_beside(case, ours, system, knob):
@@ -72,25 +73,28 @@ def time_beside(case, ours, system, knob):
     seconds, columns = case.options.seconds, {}
     full = [batch for batch in case.batches() if len(batch) == BATCH]
     pair = {"it": lambda q: system.search(q, knob), "ours": lambda q: ours.search(q)}
-    batch = {n: np.median(s) / BATCH for n, s in side_by_side(pair, full, seconds).items()}
+    times = side_by_side(pair, full, seconds)
+    batch = {name: 1e6 * np.median(both, axis=1) / BATCH for name, both in times.items()}
     pair = {"it": lambda q: system.search_one(q, knob), "ours": lambda q: ours.search_one(q)}
     single = side_by_side(pair, case.batches(1), seconds)
     for name, prefix in (("it", ""), ("ours", "export_")):
-        columns[f"{prefix}us_per_query"] = 1e6 * batch[name]
-        columns[f"{prefix}p50_ms"] = 1e3 * np.percentile(single[name], 50)
-        columns[f"{prefix}p99_ms"] = 1e3 * np.percentile(single[name], 99)
-    columns["times_the_export"] = batch["it"] / batch["ours"]
-    columns["timed_batches"], columns["timed_singles"] = len(full), len(single["it"])
+        columns[f"{prefix}us_per_query"], columns[f"{prefix}processor_us"] = batch[name]
+        columns[f"{prefix}p50_ms"] = 1e3 * np.percentile(single[name][0], 50)
+        columns[f"{prefix}p99_ms"] = 1e3 * np.percentile(single[name][0], 99)
+    columns["times_the_export"] = batch["it"][0] / batch["ours"][0]
+    columns["timed_batches"], columns["timed_singles"] = len(full), single["it"].shape[1]
     return columns
 
 
 def sweep(case, name, system):
     """Rows of sweep.csv, and the row that counts: the fastest within the tolerance.
 
-    Where a knob only ever makes a system slower, the sweep ends at the first value that is.
+    No knob is tried that is at least as large, in every part, as one that is within it.
     """
-    rows = []
+    rows, equal = [], []
     for knob in system.knobs:
+        if any(np.all(np.asarray(knob) >= np.asarray(row["knob"])) for row in equal):
+            continue
         batches = case.batches()[: 1 if system.exact else None]
         started = time.perf_counter()
         found = np.concatenate([system.search(batch, knob) for batch in batches])
@@ -102,33 +106,37 @@ def sweep(case, name, system):
              "within_tolerance": bool(value >= case.exact_map - TOLERANCE),
              "us_per_query_once": 1e6 * spent / len(found)}
         )  # fmt: skip
-        if system.ascending and rows[-1]["within_tolerance"]:
-            break
-    equal = [row for row in rows if row["within_tolerance"]]
+        equal += [rows[-1]] if rows[-1]["within_tolerance"] else []
     if equal:
         return rows, min(equal, key=lambda row: row["us_per_query_once"])
     return rows, max(rows, key=lambda row: row["mAP@10"])
 
 
 def peers_of(case):
-    """(name, function that builds it) of every peer, small ones first."""
+    """(name, class, dim, file or `None`) of every peer, those that take less memory first."""
     width, d_s = case.options.width, case.options.shortlist_dim
-    graph = case.file(f"hnsw32_{width}") + ".faiss"
-    for kind, dim, path in (
-        (FaissHnsw, width, graph),
-        (FaissHnsw, d_s, None),
-        (FaissRefine, d_s, None),
-        (ScannTruncate, d_s, None),
-        (FaissFlat, width, None),
-        (ScannFullWidth, width, None),
+    for kind, dim in (
+        (peers.FaissHnsw, d_s),
+        (peers.FaissRefine, d_s),
+        (peers.FaissRefinePanorama, d_s),
+        (UsearchI8, width),
+        (UsearchF16, width),
+        (Hnswlib, width),
+        (peers.FaissFlat, width),
+        (peers.FaissHnsw, width),
+        (peers.FaissHnswPanorama, width),
+        (peers.FaissIvfPanorama, width),
+        (peers.FaissIvfPq, width),
+        (peers.FaissRaBitQ, width),
+        (peers.ScannTruncate, d_s),
+        (peers.ScannTruncateSoar, d_s),
+        (peers.ScannFullWidth, width),
+        (peers.ScannFullWidthSoar, width),
     ):
-        name = f"{kind.name}, {dim} dims" if issubclass(kind, FaissFlat | FaissHnsw) else kind.name
-        yield (
-            name,
-            lambda kind=kind, dim=dim, path=path: (
-                kind(case.rows, dim, path) if path else kind(case.rows, dim)
-            ),
-        )
+        graph = issubclass(kind, peers.FaissHnsw | GraphPeer) and dim == width
+        names_dim = kind in (peers.FaissFlat, peers.FaissHnsw)
+        name = f"{kind.name}, {dim} dims" if names_dim else kind.name
+        yield name, kind, dim, case.file(f"{kind.__name__}_{width}") + ".graph" if graph else None
 
 
 def measure_speed(case, exports):
@@ -136,32 +144,45 @@ def measure_speed(case, exports):
 
     Args:
         case: the database and its queries.
-        exports: dict from a name to (path, plan); the first is timed beside every system.
+        exports: dict from a name to (path, plan, the seconds that building its index took); the
+            first is timed beside every system.
     """
-    models = {name: ExportedModel(path) for name, (path, _) in exports.items()}
-    ours = next(iter(models.values()))
-    speed, swept = [], []
+    speed, swept, models = [], [], {}
+    for name, (path, *_) in exports.items():
+        before, model = held_bytes(), ExportedModel(path)
+        model.search(case.queries[:BATCH])
+        models[name] = model, held_bytes() - before
+    ours = models[next(iter(models))][0]
 
-    def measure(name, system, build_seconds="", plan=""):
+    def measure(name, system, held, build_seconds, plan=""):
         rows, row = sweep(case, name, system)
         swept.extend(rows)
         timed = time_beside(case, ours, system, row["knob"])
         kept = {key: value for key, value in row.items() if key != "us_per_query_once"}
-        speed.append({**kept, **timed, "build_seconds": build_seconds, "plan": str(plan)})
+        about = {"memory_bytes": held, "memory_ratio": held / case.rows.nbytes}
+        about |= {"build_seconds": build_seconds, "plan": str(plan), "note": ""}
+        speed.append({**kept, **timed, **about})
         print(
             f"{name:38} knob {row['knob']!s:>11}  mAP@10 {row['mAP@10']:6.2f}  "
             f"{timed['us_per_query']:9.1f} us  p50 {timed['p50_ms']:7.3f} ms  p99 "
-            f"{timed['p99_ms']:7.3f} ms  {timed['times_the_export']:7.2f} times the export",
+            f"{timed['p99_ms']:7.3f} ms  {timed['times_the_export']:7.2f} times the export, "
+            f"{about['memory_ratio']:.2f} of the database",
             flush=True,
         )
 
-    for name, (_, plan) in exports.items():
-        measure(name, models.pop(name), plan=plan)
+    for name, (_, plan, build_seconds) in exports.items():
+        measure(name, *models.pop(name), build_seconds, plan)
         yield speed, swept
-    for name, build in peers_of(case):
-        gc.collect()
-        started = time.perf_counter()
-        system = build()
-        measure(name, system, "" if system.reused else time.perf_counter() - started)
+    for name, kind, dim, path in peers_of(case):
+        if reason := peers.reason_to_skip(kind, case.rows):
+            speed.append(dict.fromkeys(speed[0], "") | {"n": case.n, "system": name})
+            speed[-1]["note"] = f"skipped: {reason}"
+            print(f"{name:38} {speed[-1]['note']}", flush=True)
+            yield speed, swept
+            continue
+        before, started = held_bytes(), time.perf_counter()
+        system = kind(case.rows, dim, path) if path else kind(case.rows, dim)
+        build_seconds = "" if system.reused else time.perf_counter() - started
+        measure(name, system, held_bytes() - before, build_seconds)
         del system
         yield speed, swept
