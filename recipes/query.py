@@ -1,13 +1,15 @@
 """Asks an exported model for the nearest rows of a text, an image or a row of a set.
 
     python recipes/query.py saved_models/emoji "party"
-    python recipes/query.py saved_models/digits_mrl mnist:test:0 --sheet=answers.png
+    python recipes/query.py saved_models/emoji party --sheet=answers.png
+    python recipes/query.py saved_models/digit_pairs recipes/results/quickstart/queries.npy
     python recipes/query.py --url=http://localhost:8501/v1/models/emoji party.png
     python recipes/query.py --grpc=localhost:8500/emoji "party" "rain"
 
 The model is a folder, or a server's by REST (`--url`) or gRPC (`--grpc`). A query is the name of an
 image file, a .npy file of raw inputs (batch, ...), SET:SPLIT:ROW of TensorFlow Datasets, or else a
-text. Prints ids and scores, best first; `--sheet` draws the images that were found, read from the
+text. Prints ids and scores, best first, and of a certified plan whether the answer is proven to be
+that of exact search at full width; `--sheet` draws the images that were found, read from the
 set that the model's manifest names. Imports neither Keras nor mrl_keras.
 """
 
@@ -28,6 +30,7 @@ if not __package__:  # started as a file
 import numpy as np
 import tensorflow as tf
 
+from recipes.common.sheet import Line, draw_sheet
 from recipes.serving.clients import connect
 
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
@@ -76,11 +79,13 @@ def main(options):
         for row in range(len(value)):
             found = {key: answer[key][row] for key in ("ids", "scores", "indices")}
             found["ids"] = [_shown(one) for one in found["ids"]]
+            if "certified" in answer:
+                found["certified"] = bool(answer["certified"][row])
             title = query if len(value) == 1 else f"{query} [{row}]"
-            answers.append((title, signature, found))
+            answers.append((title, value[row], signature, found))
             show(title, found, options.json)
     if options.sheet:
-        draw_sheet(options.sheet, answers, _manifest(model), options.data_dir)
+        draw_sheet(options.sheet, sheet_lines(answers, _manifest(model), options.data_dir))
         print(f"Drew {options.sheet}", file=sys.stderr)
 
 
@@ -211,29 +216,22 @@ def show(title, found, as_json):
     ids, scores = ([found[key][slot] for slot in slots] for key in ("ids", "scores"))
     if as_json:
         line = {"query": title, "ids": ids, "scores": [float(score) for score in scores]}
-        print(json.dumps(line))
+        print(json.dumps(line | {key: found[key] for key in ("certified",) if key in found}))
         return
-    print(title)
+    proven = {None: "", True: " (proven exact)", False: " (not proven exact)"}
+    print(f"{title}{proven[found.get('certified')]}")
     for one, score in zip(ids, scores, strict=True):
         print(f"  {score:7.4f}  {_with_character(one)}")
 
 
-def draw_sheet(path, answers, manifest, data_dir=None):
-    """Draws a row of found images for each query.
+def sheet_lines(answers, manifest, data_dir=None) -> list[Line]:
+    """The images that were found for each query, as `draw_sheet` takes them.
 
     Raises:
         ValueError: the manifest names no set of images, or the set is not there.
-        ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('A sheet needs matplotlib: pip install "mrl_keras[plots]"') from error
-    made = manifest.get("about", {})
-    columns = max(len(found["ids"]) for _, _, found in answers)
-    figure = Figure(figsize=(1.3 * columns, 1.6 * len(answers) + 0.2), layout="constrained")
-    axes = figure.subplots(len(answers), columns, squeeze=False)
-    for line, (title, signature, found) in zip(axes, answers, strict=True):
+    made, lines = manifest.get("about", {}), []
+    for title, asked, signature, found in answers:
         name = signature.removeprefix("retrieve").strip("_")
         of = made.get("retrievals", {}).get(name) if name else made.get("retrieval")
         corpus = (of or {}).get("corpus", {})
@@ -243,14 +241,10 @@ def draw_sheet(path, answers, manifest, data_dir=None):
             )
         rows = [int(index) for index in found["indices"] if index >= 0]
         examples = set_rows(corpus["set"], corpus["split"], rows, data_dir)
-        for axis in line:
-            axis.axis("off")
-        for axis, example, score in zip(line, examples, found["scores"], strict=False):
-            image = example["image"]
-            axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
-            axis.set_title(f"{score:.3f}", fontsize=8)
-        line[0].text(0, 1.3, title, transform=line[0].transAxes, fontsize=9)
-    figure.savefig(path, format="png", dpi=100)
+        scores = [f"{score:.3f}" for score in found["scores"]]
+        shown = list(zip((example["image"] for example in examples), scores, strict=False))
+        lines.append(Line(title, asked if np.ndim(asked) == 3 else None, shown))
+    return lines
 
 
 def _manifest(model):

@@ -1,13 +1,13 @@
 """Train Matryoshka models on real images, compare, retrieve, export and reload, in one command.
 
-    python recipes/quickstart.py                      # handwritten digits, no download
+    python recipes/quickstart.py                      # handwritten numbers 00 to 99, no download
     python recipes/quickstart.py --dataset=cifar10    # any TFDS image classification set
 
-Trains one MRL model, one MRL-E model and one fixed feature model (FF-k) for every trained dim,
-all with the same backbone, data and number of steps; prints and writes their linear and 1-NN
-accuracy on the test split at every trained and interpolated dim; compares exact retrieval at
-the full width with a shortlist and rerank; exports the MRL model with its nested index as a
-SavedModel; and has a fresh process reload that and answer three queries.
+Trains one MRL model, one MRL-E model and one fixed feature model (FF-k) for every dim of M, all
+with the same backbone, data, steps and seed; prints, writes and draws their accuracy on the test
+split at every dim, beside that of the widest FF model cut to that dim (Truncation). Then it tunes a
+shortlist and rerank, and learns a cascade, both on the validation split of the MRL model alone;
+exports all of it as a SavedModel; and has a fresh process reload that and answer five queries.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
-import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,44 +31,53 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from mrl_keras import MatryoshkaLoss, NestingDims, per_prefix
+from mrl_keras.baselines import ClassifierTruncation
+from mrl_keras.cascade import AdaptiveClassifier
 from mrl_keras.data import evaluation_batches, load_images
 from mrl_keras.evaluation import (
     AccuracyTable,
     EvaluationPass,
     LinearHeadEvaluator,
-    LinearProbeEvaluator,
     NearestNeighboursEvaluator,
     Outputs,
+    PanelStyle,
+    SuperclassEvaluator,
+    collect,
     evaluate,
+    line_panels,
 )
 from mrl_keras.export import ServingOptions, export_saved_model
 from mrl_keras.files import write_csv, write_text
 from mrl_keras.models import image_classifier, small_convnet
-from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
+from mrl_keras.retrieval import NestedIndex, TuningSpace
 from recipes.common.arguments import ScriptParser
-from recipes.common.model_card import model_card
-from recipes.common.retrieval_comparison import compare_retrieval, retrieval_text
+from recipes.common.export_options import ExportOptions
+from recipes.common.indexing import IndexedCorpus
+from recipes.common.model_card import model_card, search_text
+from recipes.common.planning import Queries, choose_plan, learn_cascade
+from recipes.common.progress import EpochBar
+from recipes.common.sheet import Line, draw_sheet
 
-METHODS = ("MRL", "MRL-E", "FF")
-KINDS = {"linear": "linear", "probe": "linear", "1nn": "1-NN"}
-"""What the table calls the values top1/NAME/DIM of the evaluators, by NAME."""
+METHODS = ("FF", "MRL", "MRL-E", "Truncation")
+MEASURES = {"top1/linear": "linear", "top1/1nn": "1-NN", "superclass/all": "tens digit"}
+"""What the tables call the evaluators' values."""
+FILTERS = (16, 32, 64)
+QUERIES, SHOWN = 5, 8
 
 
 def parse_arguments(arguments=None):
     parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
-    add("--dataset", default="digits", help="'digits' (bundled) or the name of a TFDS image set")
+    add("--dataset", default="digit_pairs", help="'digit_pairs', 'digits' or a TFDS image set")
     add("--data_dir", help="folder of TFDS; else TFDS_DATA_DIR")
     add("--image_size", type=int, help="resize images to this height and width, in pixels")
-    add("--max_examples", type=int, help="at most so many examples of each TFDS split")
-    add("--width", type=int, default=64, help="embedding width d")
-    add("--smallest_dim", type=int, default=2, help="smallest trained dim; the others double it")
-    add("--epochs", type=int, default=20, help="for every model")
+    add("--max_examples", type=int, help="at most so many examples of each TFDS split, or of pairs")
+    add("--width", type=int, default=32, help="embedding width d")
+    add("--smallest_dim", type=int, default=4, help="smallest trained dim; the others double it")
+    add("--epochs", type=int, default=8, help="for every model")
     add("--batch_size", type=int, default=64, help="for every model")
     add("--learning_rate", type=float, default=3e-3, help="peak of the cosine schedule")
-    add("--shortlist_dim", type=int, default=8, help="D_s, the prefix that finds the shortlist")
-    add("--shortlist", type=int, default=50, help="rows that the shortlist passes to the rerank")
-    add("--seed", type=int, default=0, help="of splits, weights and shuffling")
+    add("--seed", type=int, default=0, help="of splits, pairs, weights and shuffling")
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="folder")
     options = parser.parse_args(arguments)
     for name in ("epochs", "batch_size", "learning_rate"):
@@ -76,39 +85,17 @@ def parse_arguments(arguments=None):
             parser.error(f"--{name} must be above zero, not {getattr(options, name)}")
     try:
         options.dims = NestingDims.halving(options.width, options.smallest_dim)
-        shortlist_dim, shortlist, width = options.shortlist_dim, options.shortlist, options.width
-        options.plan = SearchPlan.adaptive(
-            shortlist_dim=shortlist_dim, shortlist=shortlist, rerank_dim=width
-        )
-        options.plan.check_dims(options.dims)
+        if len(options.dims) < 2:
+            raise ValueError("--smallest_dim must be below --width: MRL trains several prefixes")
     except ValueError as error:
         parser.error(str(error))
     return options, parser
 
 
-class EpochBar(keras.callbacks.Callback):
-    """One progress bar for a whole `fit`, with the validation accuracy at the ends of M."""
-
-    def __init__(self, name, dims):
-        super().__init__()
-        self.name, self.dims = name, dims
-
-    def on_train_begin(self, logs=None):
-        self.bar = tqdm(total=self.params["epochs"], desc=f"{self.name:6}", unit="epoch")
-
-    def on_epoch_end(self, epoch, logs=None):
-        shown = {f"top-1@{dim}": logs[f"val_top1_d{dim}"] for dim in {self.dims[0], self.dims[-1]}}
-        self.bar.set_postfix({key: f"{value:.3f}" for key, value in sorted(shown.items())})
-        self.bar.update()
-
-    def on_train_end(self, logs=None):
-        self.bar.close()
-
-
 def train(name, data, dims, efficient, options):
     """A trained image classifier; same backbone, data, schedule and seed for every model."""
     keras.utils.set_random_seed(options.seed)
-    backbone = small_convnet(data.image_shape, options.width, data.max_value)
+    backbone = small_convnet(data.image_shape, options.width, data.max_value, FILTERS)
     model = image_classifier(backbone, len(data.class_names), dims, efficient)
     steps = options.epochs * -(-len(data.train) // options.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
@@ -117,6 +104,7 @@ def train(name, data, dims, efficient, options):
         keras.optimizers.AdamW(schedule),
         loss=MatryoshkaLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
         metrics=per_prefix(top1, dims),
+        jit_compile=False,  # compiling would take longer than training
     )
     model.fit(
         data.train.images,
@@ -143,102 +131,162 @@ def encoder_of(model):
     return keras.Model(model.input, model.get_layer("head").input, name="encoder")
 
 
-def collect_outputs(model, data):
+def batches(images):
+    return evaluation_batches(images, 256, dtype=images.images.dtype.name)
+
+
+def outputs_of(model, data):
     """What evaluators read of one model: embeddings, labels and logits, as `Outputs`."""
-
-    def batches(images):
-        return evaluation_batches(images, 256, dtype=images.images.dtype.name)
-
     encoder, head = encoder_of(model), model.get_layer("head")
-    return EvaluationPass.of_embeddings(
-        encoder.predict_on_batch,
-        batches(data.test),
-        head.nesting_dims,
-        train=batches(data.train),
-        head=head,
-        head_at=head.prefix_logits if head.efficient else None,
-        interpolated=head.nesting_dims.interpolated(),
-    ).collect()
+    test, train = batches(data.test), batches(data.train)
+    found = EvaluationPass.of_embeddings(encoder, test, head.nesting_dims, train=train, head=head)
+    return found.collect()
+
+
+def truncated(outputs, head, dims):
+    """The same embeddings cut to fewer dims, and the first rows of the head's kernel."""
+    kernel, bias = (keras.ops.convert_to_numpy(of[-1]) for of in (head.kernels, head.biases))
+    cut = ClassifierTruncation().fit(kernel, bias)
+    logits = [cut.logits(outputs["embeddings"], dim) for dim in dims]
+    return Outputs(dims, {**outputs.arrays, "logits": np.stack(logits, axis=1)})
 
 
 def evaluate_all(models, data, dims):
-    """(AccuracyTable on the test images, `Outputs` of the MRL model).
-
-    Linear accuracy is the trained head's; at interpolated dims it is that of MRL-E's shared
-    classifier, sliced, or of a logistic regression on MRL's frozen prefix.
-    """
-    columns = {f"{name} {kind}": {} for kind in KINDS.values() for name in METHODS}
-    for name, model in models.items():
-        method = "FF" if name.startswith("FF-") else name
-        outputs = collect_outputs(model, data)
-        values = list(evaluate(outputs, [LinearHeadEvaluator(), NearestNeighboursEvaluator()]))
-        if outputs.interpolated and "interpolated_logits" not in outputs:
-            between = Outputs(outputs.interpolated, outputs.arrays)
-            values += evaluate(between, [LinearProbeEvaluator()])
-        for value_name, value in values:
-            _, kind, dim = value_name.split("/")
-            columns[f"{method} {KINDS[kind]}"][int(dim)] = value
+    """({measure: AccuracyTable on the test images}, `Outputs` of the MRL model)."""
+    evaluators = [LinearHeadEvaluator(), NearestNeighboursEvaluator()]
+    if data.name == "digit_pairs":
+        evaluators.append(SuperclassEvaluator([name[0] for name in data.class_names]))
+    columns = {measure: {method: {} for method in METHODS} for measure in MEASURES.values()}
+    for name, model in tqdm(models.items(), desc="Testing", unit="model"):
+        found = {name.partition("-")[0] if name.startswith("FF") else name: outputs_of(model, data)}
+        if name == f"FF-{dims.width}":
+            found["Truncation"] = truncated(found["FF"], model.get_layer("head"), dims)
+        for method, outputs in found.items():
+            for value_name, value in evaluate(outputs, evaluators):
+                group, _, dim = value_name.rpartition("/")
+                if group in MEASURES:
+                    columns[MEASURES[group]][method][int(dim)] = value
         if name == "MRL":
-            kept = outputs
-    return AccuracyTable(columns, dims), kept
+            kept = found["MRL"]
+    tables = {name: AccuracyTable(some, dims) for name, some in columns.items() if some["MRL"]}
+    return tables, kept
 
 
-def build_index(train_x, data, options):
-    """The nested index over the training images; an id tells the class and the row."""
-    names = [name.replace(" ", "_") for name in data.class_names]
-    ids = [f"{names[label]}/{row}" for row, label in enumerate(data.train.labels)]
-    # By the rule of `scann_parameters` a small database needs no ScaNN; here it is shown anyway.
-    leaves = max(1, len(train_x) // 40)
-    parameters = ScannParameters(leaves, -(-leaves // 2), dims_per_block=1)
-    index_options = IndexOptions(shortlist_dim=options.shortlist_dim, scann=parameters)
-    return NestedIndex.build(train_x, options.dims, ids, index_options)
-
-
-def export(model, index, table, options):
-    """The folder of the exported version, and beside it the model's card."""
-    name = f"{options.dataset.replace('/', '_')}_mrl"
-    metrics = {
-        kind: {dim: table.columns[f"MRL {kind}"][dim] for dim in options.dims}
-        for kind in KINDS.values()
+def report_accuracy(tables, data, options):
+    """Prints the tables, and writes them as accuracy.csv and accuracy.png."""
+    for measure, table in tables.items():
+        print(f"\n{measure}, top-1 accuracy (%) on the test images\n{table.to_text()}")
+    rows = [
+        {"measure": measure, "dims": dim, **{name: of[dim] for name, of in table.columns.items()}}
+        for measure, table in tables.items()
+        for dim in options.dims
+    ]
+    write_csv(options.output / "accuracy.csv", rows)
+    panels = {
+        f"{measure}, {data.name}": {
+            name: [(dim, 100 * value) for dim, value in of.items()]
+            for name, of in tables[measure].columns.items()
+        }
+        for measure in ("linear", "1-NN")
     }
+    style = PanelStyle(ticks=options.dims, share_y=True)
+    line_panels(options.output / "accuracy.png", panels, "dims", "top-1 accuracy (%)", style)
+
+
+def read_queries(model, outputs, data) -> Queries:
+    """The validation images to learn from, and the test images to measure by."""
+    embeddings, labels = collect(encoder_of(model), batches(data.validation))
+    held, rest = len(labels), len(outputs["labels"])
+    about = {"set": data.name, "split": "validation and test", "held_out": held, "rest": rest}
+    return Queries(
+        np.concatenate([embeddings, outputs["embeddings"]]),
+        np.concatenate([labels, outputs["labels"]]),
+        None, None, data.class_names, about, np.arange(held), held + np.arange(rest),
+    )  # fmt: skip
+
+
+def index_training_images(outputs, data) -> IndexedCorpus:
+    """The nested index over the training images; an id tells the class and the row."""
+    labels, names = outputs["train_labels"], [one.replace(" ", "_") for one in data.class_names]
+    ids = [f"{names[label]}/{row}" for row, label in enumerate(labels)]
+    index = NestedIndex.build(outputs["train_embeddings"], outputs.dims, ids)
+    about = {"set": data.name, "split": "train", "rows": len(index)}
+    return IndexedCorpus(index, labels, None, data.class_names, about)
+
+
+def report_deployment(chosen, cascade, output):
+    """Prints and writes what search and classification need at full width and adaptively."""
+    index, plan, about = chosen.index, chosen.plan, chosen.about
+    top1 = cascade["full_width_accuracy"], cascade["accuracy"]
+    dims = float(index.width), cascade["expected_dims"]
+    rows = [
+        {
+            "system": system,
+            "mAP@10": about["rest"][key],
+            "MFLOPs": about["mflops"][key],
+            "top1": top1[place],
+            "expected_dims": dims[place],
+        }
+        for place, (system, key) in enumerate((("full width", "full_width"), ("adaptive", "plan")))
+    ]
+    print("\nMRL deployed       mAP@10 (%)  MFLOPs/query  top-1 (%)  dims/image")
+    for row in rows:
+        print(
+            f"{row['system']:18} {100 * row['mAP@10']:10.2f} {row['MFLOPs']:13.4f} "
+            f"{100 * row['top1']:10.2f} {row['expected_dims']:11.1f}"
+        )
+    search = search_text(plan.dims, plan.sizes)
+    print(f"adaptive: of {len(index)} training images {search}; a cascade classifies")
+    write_csv(output / "deployment.csv", rows)
+
+
+def export(model, classifier, chosen, about, metrics, options):
+    """The folder of the exported version, and beside it the model's card."""
     path = export_saved_model(
-        options.output / "saved_models" / name,
+        options.output / "saved_models" / options.dataset.replace("/", "_"),
         encoder_of(model),
-        classifier=model.get_layer("head"),
-        index=index,
-        plan=options.plan,
-        options=ServingOptions(metrics=metrics),
+        classifier=classifier,
+        index=chosen.index,
+        plan=chosen.plan,
+        options=ServingOptions(metrics=metrics, about=about),
     )
     path = pathlib.Path(path)
-    about = (
+    text = (
         f"A small convolutional network with an MRL head, trained on {options.dataset}, and the "
-        "index of its training examples; an id is CLASS/ROW"
+        "index of its training images; an id is CLASS/ROW"
     )
-    write_text(path.parent / "README.md", model_card(path, about, options.command))
+    write_text(path.parent / "README.md", model_card(path, text, options.command))
     return path
 
 
-def ask_in_a_fresh_process(path, data):
-    """Three test images through the exported model, loaded by a process of its own."""
-    rows = np.linspace(0, len(data.test) - 1, 3).astype(int)
+def ask_in_a_fresh_process(path, data, output):
+    """Some test images through the exported model, loaded by a process of its own.
+
+    Writes the images to queries.npy, and a picture of the answers to answers.png.
+    """
+    asked = np.linspace(0, len(data.test) - 1, QUERIES).astype(int)
+    np.save(output / "queries.npy", data.test.images[asked], allow_pickle=False)
     script = pathlib.Path(__file__).with_name("query.py")
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = pathlib.Path(folder) / "inputs.npy"
-        np.save(inputs, data.test.images[rows], allow_pickle=False)
-        command = [sys.executable, str(script), str(path), str(inputs), "--json"]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(script), str(path), str(output / "queries.npy"), "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         raise RuntimeError(f"The exported model did not answer:\n{process.stderr}")
-    for row, line in zip(rows, process.stdout.splitlines(), strict=True):
+    lines = []
+    for query, line in zip(asked, process.stdout.splitlines(), strict=True):
         answer = json.loads(line)
-        label = data.class_names[data.test.labels[row]]
-        pairs = zip(answer["ids"][:5], answer["scores"], strict=False)
-        shown = ", ".join(f"{name} ({score:.3f})" for name, score in pairs)
-        print(f"  query {row} of class {label}: {shown}")
+        found = [name.rpartition("/") for name in answer["ids"][:SHOWN]]
+        shown = [
+            (data.train.images[int(row)], f"{name}  {score:.3f}")
+            for (name, _, row), score in zip(found, answer["scores"], strict=False)
+        ]
+        title = f"{data.class_names[data.test.labels[query]]}, test image {query}"
+        print(f"  {title}: {' '.join(name for name, _, _ in found)}")
+        lines.append(Line(title, data.test.images[query], shown))
+    draw_sheet(output / "answers.png", lines)
 
 
 def main(arguments=None):
-    tf.get_logger().setLevel("ERROR")  # every model makes its own predict function
+    tf.get_logger().setLevel("ERROR")
     options, parser = parse_arguments(arguments)
     started = time.perf_counter()
     try:
@@ -252,24 +300,29 @@ def main(arguments=None):
         f"{len(data.class_names)} classes; M = {list(options.dims)}"
     )
     models = train_all(data, options)
-    table, outputs = evaluate_all(models, data, options.dims)
-    table.write_csv(options.output / "accuracy.csv")
-    panels = {kind: [f"{name} {kind}" for name in METHODS] for kind in KINDS.values()}
-    table.plot(options.output / "accuracy.png", panels, title=data.name)
-    print(f"\nTop-1 accuracy (%) on the test images\n{table.to_text()}")
-    print("~ interpolated: MRL-E slices its classifier; MRL has a probe on the frozen prefix")
+    tables, outputs = evaluate_all(models, data, options.dims)
+    report_accuracy(tables, data, options)
 
-    index = build_index(outputs["train_embeddings"], data, options)
-    labels = outputs["train_labels"], outputs["labels"]
-    rows = compare_retrieval(index, options.plan, outputs["embeddings"], *labels)
-    write_csv(options.output / "retrieval.csv", rows)
-    print(f"\nRetrieval of the {len(index)} training images\n{retrieval_text(rows)}")
+    model, head = models["MRL"], models["MRL"].get_layer("head")
+    queries, corpus = read_queries(model, outputs, data), index_training_images(outputs, data)
+    space = TuningSpace(funnels=False, single_stage=False)
+    chosen = choose_plan(corpus, queries, ExportOptions(least_queries=1), space)
+    policy, cascade = learn_cascade(head, options.dims, queries, data.class_names)
+    report_deployment(chosen, cascade, options.output)
 
-    path = export(models["MRL"], index, table, options)
-    print(f"\nExported {os.path.relpath(path)}\nA fresh process loads it and answers:")
-    ask_in_a_fresh_process(path, data)
+    retrieval = {"corpus": corpus.about, "plan": chosen.about}
+    about = {"retrieval": retrieval, "cascade": cascade}
+    metrics = {name: table.columns["MRL"] for name, table in tables.items()}
+    classifier = AdaptiveClassifier(head, policy)
+    path = export(model, classifier, chosen, about, metrics, options)
+    print(f"\nExported {os.path.relpath(path)}; a fresh process loads it and finds:")
+    ask_in_a_fresh_process(path, data, options.output)
+
     seconds = time.perf_counter() - started
-    print(f"\nWrote {options.output}: accuracy.csv, accuracy.png, retrieval.csv ({seconds:.0f} s)")
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(one.ru_utime + one.ru_stime for one in used)
+    names = "accuracy.csv, accuracy.png, deployment.csv, queries.npy, answers.png, saved_models"
+    print(f"\nWrote {options.output}: {names} ({seconds:.0f} s, {cpu:.0f} s of processors)")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,10 @@ class ExportOptions:
     tolerance: float = _option(0.01, "how far the metric may fall below full width")
     cost: str = _option("mflops", "'mflops' or 'seconds', what the plan saves")
     plan: str = _option("", "a plan by hand, as 16:200,64; empty: tuned")
+    certified: bool = _option(
+        False, "say for each query whether its answer is proven to be full width's; the plan must "
+        "have two dims, the second of them the width",
+    )  # fmt: skip
     storage: str = _option("float32", "of the index, 'float32' or 'bfloat16' (half the size)")
     cascade: str = _option("auto", "'auto' (where there is a nested classifier), 'yes' or 'no'")
     twin: bool = _option(False, "write NAME_plain too, for servers without ScaNN's ops")

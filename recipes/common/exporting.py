@@ -151,6 +151,10 @@ class _Maker:
             chosen = given_plan(found, parse_plan(options.plan, options.k))
         else:
             chosen = choose_plan(found, self._queries_of(name), options)
+        if options.certified:
+            plan = dataclasses.replace(chosen.plan, certified=True)
+            plan.check_dims(chosen.index.nesting_dims)
+            chosen = dataclasses.replace(chosen, plan=plan)
         print(f"Plan: {chosen.plan}", flush=True)
         about = {"corpus": found.about, "plan": chosen.about}
         if name:

@@ -45,17 +45,24 @@ def model_card(path, about: str, made_by: str) -> str:
     return "\n".join(rows)
 
 
+def search_text(dims, sizes) -> str:
+    """The dims and sizes of a `SearchPlan` in words.
+
+    >>> search_text((8, 64), (50,))
+    '50 rows by 8 dims, reranked by 64 dims'
+    """
+    stages = [f"{size} rows by {dim} dims" for dim, size in zip(dims, sizes, strict=False)]
+    search = f"{', then '.join(stages)}, reranked by" if stages else "exact search by"
+    return f"{search} {dims[-1]} dims"
+
+
 def _retrieval(signature, described, made):
     """Lines on one index and its plan."""
     corpus, chosen, plan = made.get("corpus", {}), made.get("plan", {}), described["plan"]
     of = " ".join(filter(None, (corpus.get("set"), corpus.get("split"))))
-    stages = [
-        f"{size} rows by {dim} dims" for dim, size in zip(plan["dims"], plan["sizes"], strict=False)
-    ]
-    search = f"{', then '.join(stages)}, reranked by" if stages else "exact search by"
     line = (
-        f"- `{signature}`: {described['rows']:,} rows{of and ' of ' + of}; {search} "
-        f"{plan['dims'][-1]} dims ({described['shortlist']['kind']})"
+        f"- `{signature}`: {described['rows']:,} rows{of and ' of ' + of}; "
+        f"{search_text(plan['dims'], plan['sizes'])} ({described['shortlist']['kind']})"
     )
     if chosen.get("by") == "tuning":
         measured = chosen.get("rest") or chosen["held_out"]

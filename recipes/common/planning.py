@@ -9,11 +9,12 @@ import numpy as np
 
 from mrl_keras.cascade import learn_thresholds
 from mrl_keras.retrieval import (
+    IndexOptions,
     NestedIndex,
-    ScannSearcher,
     SearchPlan,
     TuningOptions,
     TuningResult,
+    TuningSpace,
     measure_plans,
     tune,
 )
@@ -109,7 +110,7 @@ class ChosenPlan:
     result: TuningResult | None = None
 
 
-def choose_plan(found: IndexedCorpus, queries: Queries, options) -> ChosenPlan:
+def choose_plan(found: IndexedCorpus, queries: Queries, options, space=None) -> ChosenPlan:
     """Tunes a plan on the held-out queries, and measures it on the rest.
 
     A database of 20,000 rows or more gets a ScaNN shortlist at the D_s of the plan that is best
@@ -119,6 +120,7 @@ def choose_plan(found: IndexedCorpus, queries: Queries, options) -> ChosenPlan:
         found: `IndexedCorpus`.
         queries: `Queries`.
         options: `ExportOptions`: `relevance`, `metric`, `tolerance`, `cost`, `k`.
+        space: `TuningSpace`, the plans to try. Default `None`, all of its defaults.
 
     Raises:
         ValueError: labels or judgements that are asked for and are not there.
@@ -127,7 +129,8 @@ def choose_plan(found: IndexedCorpus, queries: Queries, options) -> ChosenPlan:
     judged = _Judged(found, queries, options.relevance, by_ids=bool(options.relevant))
     k = min(options.k, len(index))
     metric = options.metric or f"{'mAP' if judged.by == 'labels' else 'recall'}@{k}"
-    settings = TuningOptions(metric, tolerance=options.tolerance, cost=options.cost)
+    space = space or TuningSpace()
+    settings = TuningOptions(metric, options.tolerance, space=space, cost=options.cost)
 
     def tuned(index):
         rows = judged.some(queries.held_out)
@@ -144,7 +147,7 @@ def choose_plan(found: IndexedCorpus, queries: Queries, options) -> ChosenPlan:
 
     result = tuned(index)
     if uses_scann("auto", len(index)) and result.best.rerank_dims:
-        index = _with_scann(index, result.best.shortlist_dim)
+        index = index.with_shortlist(IndexOptions(shortlist_dim=result.best.shortlist_dim))
         result = tuned(index)
     chosen = result.chosen
     about = {
@@ -173,7 +176,7 @@ def given_plan(found: IndexedCorpus, plan: SearchPlan) -> ChosenPlan:
     index = found.index
     plan.check_dims(index.nesting_dims)
     if uses_scann("auto", len(index)) and plan.rerank_dims:
-        index = _with_scann(index, plan.shortlist_dim)
+        index = index.with_shortlist(IndexOptions(shortlist_dim=plan.shortlist_dim))
     return ChosenPlan(index, plan, {"by": "hand"})
 
 
@@ -293,12 +296,3 @@ class _Judged:
     def _relevant(self, query):
         rows = (self._rows_by_key.get(key, ()) for key in self._queries.relevant[query])
         return [row for one in rows for row in one]
-
-
-def _with_scann(index, dim):
-    """The index with a ScaNN shortlist of one prefix."""
-    prefix = np.concatenate([np.asarray(b, np.float32) for b in index.blocks_up_to(dim)], axis=1)
-    shortlist = ScannSearcher.build(prefix, None, normalize=index.metric == "cosine", dim=dim)
-    return NestedIndex(
-        index.nesting_dims, index.blocks, index.inverse_norms, index.ids, index.metric, shortlist
-    )

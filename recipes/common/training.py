@@ -17,6 +17,7 @@ from mrl_keras.distribution import (
     make_strategy,
 )
 from mrl_keras.files import write_json
+from mrl_keras.losses import PrefixWeighting
 from recipes.common.finetuning import freeze_parts, load_initial_weights
 from recipes.common.optimizers import optimizer
 from recipes.common.run import Run
@@ -70,10 +71,13 @@ def build_compiled_model(config, the_task):
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True  # statistics of the whole batch, where replicas share it
+    loss = the_task.loss()
+    weighting = getattr(loss, "relative_importance", None)
+    adapting = [weighting] if isinstance(weighting, PrefixWeighting) else []  # logs its weights
     model.compile(
         optimizer=optimizer(config, model.trainable_variables),
-        loss=the_task.loss(),
-        metrics=the_task.metrics(),
+        loss=loss,
+        metrics=[*(the_task.metrics() or ()), *adapting] or None,
         weighted_metrics=the_task.weighted_metrics(),
         jit_compile=config.jit_compile,
     )

@@ -1,8 +1,8 @@
 """One way to ask an exported model: from its folder, or from a server by REST or gRPC.
 
-    model = connect(model="saved_models/digits_mrl")
-    model = connect(url="http://localhost:8501/v1/models/digits_mrl_plain")
-    model = connect(grpc="localhost:8500/digits_mrl_plain")
+    model = connect(model="saved_models/digit_pairs")
+    model = connect(url="http://localhost:8501/v1/models/digit_pairs")
+    model = connect(grpc="localhost:8500/digit_pairs")
     model.call("retrieve", images=images)["ids"]                    # (batch, k) of bytes
 
 Imports TensorFlow and NumPy, ScaNN's or tensorflow-text's ops where a folder needs them, and
@@ -174,8 +174,8 @@ class FolderModel(Model):
         ValueError: there is no whole SavedModel, or TensorFlow does not know its ops.
         ImportError: the library of its custom ops is not installed.
 
-    >>> FolderModel("saved_models/digits_mrl").signatures["embed"]["outputs"]    # doctest: +SKIP
-    {'embedding': (dtype('float32'), [None, 64])}
+    >>> FolderModel("saved_models/digit_pairs").signatures["embed"]["outputs"]    # doctest: +SKIP
+    {'embedding': (dtype('float32'), [None, 32])}
     """
 
     def __init__(self, path):

@@ -12,11 +12,13 @@ Configuration keys beside those that all tasks share:
                          and this must be it
     ff_dim               k of FF-k, the width that an "ff" model classifies with
     slimmable_widths     fractions of the channels that a "slimmable" network runs at
-    relative_importance  weights c_m by dim, such as "8:2,16:1.5" (8+16boost of Table 27); empty
-                         is 1 for all
+    relative_importance  weights c_m by dim, such as "8:2,16:1.5" (8+16boost of Table 27), or
+                         "adaloss", "uw_so" or "famo", whose weights adapt, with arguments as in
+                         "uw_so:temperature=0.5"; empty is 1 for all
     label_smoothing      in [0, 1)
     model                {backbone, options}: a name of `image_backbone` and its arguments
-    data                 {name, ...}: a TFDS set, or "made" for seeded artificial images
+    data                 {name, ...}: a TFDS set, "digits" or "digit_pairs" of `load_images`, or
+                         "made" for seeded artificial images
     evaluation           {database, batch_size}: at most so many training images for 1-NN, 0 is all
 """
 
@@ -43,6 +45,7 @@ from mrl_keras.data import (
     class_names,
     evaluation_batches,
     image_set,
+    load_images,
     read_split,
     resolution_stages,
     streamed_batches,
@@ -74,7 +77,9 @@ class Task(task.Task):
         _check_choice("head", config.head, HEADS)
         _check_choice("spacing", config.spacing, SPACINGS)
         _check_choice("data.augment", config.data.augment, AUGMENTATIONS)
-        self.source = _made_images(config.data) if config.data.name == "made" else _tfds(config)
+        sources = {"made": _made_images, "digits": _bundled, "digit_pairs": _bundled}
+        name = config.data.name
+        self.source = sources[name](config.data) if name in sources else _tfds(config)
         self.dims = nesting_dims(config)
 
     def train_data(self, batch_size, sampling):
@@ -144,6 +149,18 @@ class Task(task.Task):
             head_at=head.prefix_logits if head.efficient else None,
             interpolated=self.dims.interpolated(),
         )
+
+    def batches_of(self, name, split):
+        """Batches (images, labels) of a split of another set, read as the evaluation split is."""
+        data, size = self.config.data, self.config.evaluation.batch_size
+        builder = image_set(name, data.data_dir or None)
+        if self.source.test is None:
+            resolution, crop = data.eval_resolution, data.eval_crop
+            return evaluation_batches(builder, size, split, resolution, crop, data.dtype)
+        shape = tuple(self.source.image_shape[:2])
+        same = tuple(builder.info.features["image"].shape[:2]) == shape
+        images = read_split(builder, split, None if same else shape[0], data.max_examples or None)
+        return evaluation_batches(images, size, dtype=data.dtype)
 
     def test_images(self):
         """The evaluation split as `LabelledImages`, or None where it is streamed."""
@@ -313,6 +330,12 @@ def _tfds(config):
     splits = data.train_split, data.eval_split
     train, test = _splits_in_memory(data.name, data.data_dir, splits, most)
     return Source(classes, train.images.shape[1:], train, test, builder)
+
+
+def _bundled(data):
+    """Digits: their training and test splits, which need no download."""
+    found = load_images(data.name, max_examples=data.max_examples or None)
+    return Source(len(found.class_names), found.image_shape, found.train, found.test)
 
 
 @functools.lru_cache(maxsize=1)

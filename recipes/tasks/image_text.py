@@ -7,7 +7,8 @@ Configuration keys beside those that all tasks share:
     smallest_dim         8 by default
     temperature          where the learned temperature begins
     temperature_per_prefix  one for each prefix instead of one for all
-    relative_importance  weights c_m by dim, such as "8:2,16:1.5"; empty is 1 for all
+    relative_importance  weights c_m by dim, such as "8:2,16:1.5", or "adaloss", "uw_so" or "famo",
+                         whose weights adapt; empty is 1 for all
     image                {backbone, options}: a name of `image_backbone` and its arguments
     text                 {pooling, length, options}: "cls" or "mean", tokens of a text, arguments
                          of `GardenBert`

@@ -7,7 +7,8 @@ Configuration keys beside those that all tasks share:
     nesting_dims         M as a tuple; empty takes halves from the width down to `smallest_dim`
     smallest_dim         see `nesting_dims`
     ff_dim               k of FF-k, the only prefix that an "ff" model is trained with
-    relative_importance  weights c_m by dim, such as "8:2,16:1.5"; empty is 1 for all
+    relative_importance  weights c_m by dim, such as "8:2,16:1.5", or "adaloss", "uw_so" or "famo",
+                         whose weights adapt; empty is 1 for all
     length               tokens of a sequence, with "[CLS]" and "[SEP]"
     masked_positions     the slots of a sequence for masked tokens
     mask_rate            part of the tokens that is masked

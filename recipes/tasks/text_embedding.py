@@ -10,7 +10,8 @@ Configuration keys beside those that all tasks share:
     nesting_dims         M as a tuple; empty halves the width down to `smallest_dim`
     smallest_dim         8 by default
     embedding_width      d; 0 is BERT's own
-    relative_importance  weights c_m by dim, such as "8:2,16:1.5"; empty is 1 for all
+    relative_importance  weights c_m by dim, such as "8:2,16:1.5", or "adaloss", "uw_so" or "famo",
+                         whose weights adapt; empty is 1 for all
     model                {pooling, length, options}: "mean" or "cls", tokens of a text, arguments
                          of `GardenBert`
     vocabulary           {size, least_count, lower_case}: learned from the training sentences, and
