@@ -34,8 +34,13 @@ PACKAGES = ["mrl_keras", *(name for name in MODULES if name.count(".") == 1)]
 
 # Modules whose examples train or load a network for more than 5 seconds.
 SLOW = (
+    "mrl_keras.models.adaptor",
+    "mrl_keras.models.chunked_encoder",
     "mrl_keras.models.dual_encoder",
+    "mrl_keras.models.embedders",
     "mrl_keras.models.garden.image",
+    "mrl_keras.models.hub",
+    "mrl_keras.models.image_text_embedder",
     "mrl_keras.models.masked_lm",
 )
 

@@ -1,4 +1,4 @@
-"""Costs, sizes and identities of the paper's tables, entry by entry (tests/support/paper)."""
+"""Costs, sizes and identities of the paper's tables, entry by entry (recipes/report/paper)."""
 
 import csv
 import itertools
@@ -11,7 +11,7 @@ from mrl_keras.cascade import CascadePolicy
 from mrl_keras.evaluation import first_correct_dim, oracle_accuracy
 from mrl_keras.retrieval import SearchPlan, index_bytes, mflops_per_query
 
-FOLDER = pathlib.Path(__file__).parent / "support" / "paper"
+FOLDER = pathlib.Path(__file__).parents[1] / "recipes" / "report" / "paper"
 ROWS = {"ImageNet-1K": 1_281_167, "ImageNet-4K": 4_202_000}
 ROWS |= {
     number: ROWS["ImageNet-4K" if number in (10, 12, 14) else "ImageNet-1K"]

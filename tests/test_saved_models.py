@@ -8,28 +8,40 @@ import pytest
 
 from mrl_keras.data import load_images
 from mrl_keras.export import load, load_manifest
+from mrl_keras.retrieval import mean_average_precision
 from recipes import query
 
 ROOT = pathlib.Path(__file__).parent.parent
-DIGITS, EMOJI = ROOT / "saved_models" / "digits_mrl", ROOT / "saved_models" / "emoji"
+PAIRS, EMOJI = ROOT / "saved_models" / "digit_pairs", ROOT / "saved_models" / "emoji"
 
 
-def test_digits_mrl():
-    manifest, model = load_manifest(str(DIGITS)), load(str(DIGITS))
-    test = load_images("digits").test
+def test_digit_pairs():
+    manifest, model = load_manifest(str(PAIRS)), load(str(PAIRS))
+    test, card = load_images("digit_pairs").test, (PAIRS / "README.md").read_text()
     images = test.images.astype("float32")
     width, metrics = str(manifest["width"]), manifest["metrics"]
+    assert manifest["custom_ops"] == []  # tf.saved_model.load needs nothing else
 
     classes = model.signatures["classify"](images=images)["class"].numpy()
     np.testing.assert_allclose(
         np.mean(classes == test.labels), metrics["linear"][width], atol=0.003
     )
-    assert f"{metrics['linear'][width]:.4f}" in (DIGITS / "README.md").read_text()
+    assert f"{metrics['linear'][width]:.4f}" in card
+
+    cascade = model.signatures["classify_adaptive"](images=images)
+    about = manifest["about"]["cascade"]
+    right = np.mean(cascade["class"].numpy() == test.labels)
+    np.testing.assert_allclose(right, about["accuracy"], atol=0.003)
+    np.testing.assert_allclose(cascade["dim"].numpy().mean(), about["expected_dims"], atol=0.1)
+    assert f"{about['accuracy']:.4f}" in card
 
     ids = model.signatures["retrieve"](images=images)["ids"].numpy()
     assert ids.shape == (len(test), manifest["retrieval"]["plan"]["k"])
-    nearest = np.array([int(name.decode().split("/")[0]) for name in ids[:, 0]])
-    np.testing.assert_allclose(np.mean(nearest == test.labels), metrics["1-NN"][width], atol=0.005)
+    found = np.array([[int(name.decode().split("/")[0]) for name in row] for row in ids])
+    precision = mean_average_precision(found == test.labels[:, None], 10)
+    about = manifest["about"]["retrieval"]["plan"]
+    np.testing.assert_allclose(precision, about["rest"]["plan"], atol=0.003)
+    assert f"{about['rest']['plan']:.4f}" in card
 
 
 def test_words_find_emoji_as_readme_shows(capsys):
@@ -53,6 +65,6 @@ def test_an_emoji_finds_words_and_the_card_has_the_metrics():
         assert all(f"{values[str(dim)]:.4f}" in card for dim in manifest["nesting_dims"])
 
 
-@pytest.mark.parametrize(("folder", "limit"), [(DIGITS, 3e6), (EMOJI, 5e6)])
+@pytest.mark.parametrize(("folder", "limit"), [(PAIRS, 3e6), (EMOJI, 5e6)])
 def test_the_folders_are_small(folder, limit):
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < limit

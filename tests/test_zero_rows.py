@@ -10,6 +10,7 @@ from mrl_keras import (
     MaskedLMAccuracy,
     MaskedLMCrossentropy,
     MatryoshkaLoss,
+    RecallAtK,
     SmoothedSparseCategoricalCrossentropy,
     SymmetricContrastive,
     per_prefix,
@@ -31,6 +32,9 @@ LOSSES = {
     "further": (SymmetricContrastive(), CLASSES),
     "gathered": (SymmetricContrastive("gathered"), PAIRS),
     "labels": (SymmetricContrastive("labels"), CLASSES),
+    "recall": (RecallAtK(1), PAIRS),
+    "recall of labels": (RecallAtK(1, "labels"), CLASSES),
+    "recall of classes": (RecallAtK(1, "classes"), PAIRS),
 }
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight", None]
 

@@ -31,7 +31,8 @@ class Served(tf.Module):
         def retrieve(features, k=tf.constant(3)):  # noqa: B008 (a SavedModel's default)
             k = tf.clip_by_value(k, 1, len(IDS))
             scores, rows = tf.math.top_k(self._shaped(features), k)
-            return {"ids": tf.gather(self.ids, rows), "scores": scores, "indices": rows}
+            found = {"ids": tf.gather(self.ids, rows), "scores": scores, "indices": rows}
+            return found | {"certified": scores[:, 0] > 0.5}
 
         @tf.function(input_signature=[words])
         def read(words):

@@ -11,7 +11,7 @@ import time
 
 from google.protobuf import text_format
 
-from tests.support.c_api import Model, StatusError
+from recipes.benchmarks.parts.c_api import Model, StatusError
 from tests.support.tf_serving.protos import (
     get_model_status_pb2,
     model_server_config_pb2,

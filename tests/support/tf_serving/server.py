@@ -20,7 +20,7 @@ import urllib.parse
 import grpc
 from google.protobuf import json_format
 
-from tests.support.c_api import Library, StatusError
+from recipes.benchmarks.parts.c_api import Library, StatusError
 from tests.support.tf_serving.models import FAILED_PRECONDITION, INVALID_ARGUMENT, Models
 from tests.support.tf_serving.protos import (
     get_model_metadata_pb2,

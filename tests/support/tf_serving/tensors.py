@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from tests.support.c_api import NUMBERS, STRING, TYPES, StatusError
+from recipes.benchmarks.parts.c_api import NUMBERS, STRING, TYPES, StatusError
 from tests.support.tf_serving.protos import tensor_pb2, types_pb2
 
 INVALID_ARGUMENT = 3
