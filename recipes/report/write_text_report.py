@@ -41,11 +41,9 @@ from recipes.report.text.windows import window_vectors
 LARGEST = 1_500_000
 
 
-def parse_arguments(arguments=None):
-    parser = ScriptParser(__file__, __doc__)
+def add_text_options(parser):
+    """Adds what `read_texts` and `further_texts` read to a `ScriptParser`."""
     add = parser.add_argument
-    add("--out", type=pathlib.Path, required=True, help="folder to write")
-    add("--encoders", nargs="+", default=list(ENCODERS), help="names, or MODULE:FUNCTION")
     add("--documents", default="scifact_corpus", help="TFDS set of the documents")
     add("--data_dir", default="", help="folder of TFDS; its own where this is empty")
     add("--documents_split", default="train", help="its split")
@@ -56,23 +54,36 @@ def parse_arguments(arguments=None):
     add("--relevant", default="relevant_ids", help="the queries' feature with relevant ids")
     add("--learn", default="train", help="split of the queries that plans are tuned on")
     add("--judge", default="test", help="split of the queries that judge")
-    add("--rows", type=int, default=300_000, help="rows of the larger database; 0 for none")
     add(
         "--more_texts",
         nargs="*",
         default=["wikitext2_small:train:text", "wikitext2_small:validation:text"],
         help="SET:SPLIT:FEATURE, further texts of the larger database",
     )
+    add("--cache", default="runs/text-report-cache", help="folder of what was computed")
+
+
+def check_text_options(parser, options):
+    """A `parser` error for a further text that is not SET:SPLIT:FEATURE."""
+    for name in options.more_texts:
+        if name.count(":") != 2:
+            parser.error(f"--more_texts takes SET:SPLIT:FEATURE, not {name!r}")
+
+
+def parse_arguments(arguments=None):
+    parser = ScriptParser(__file__, __doc__)
+    add = parser.add_argument
+    add("--out", type=pathlib.Path, required=True, help="folder to write")
+    add("--encoders", nargs="+", default=list(ENCODERS), help="names, or MODULE:FUNCTION")
+    add_text_options(parser)
+    add("--rows", type=int, default=300_000, help="rows of the larger database; 0 for none")
     add("--shortlist_dims", type=int, nargs="+", default=[64, 128], help="D_s of plans there")
     add("--rounds", type=int, default=7, help="timed rounds there, at least 5 for a report")
-    add("--cache", default="runs/text-report-cache", help="folder of what was computed")
     options = parser.parse_args(arguments)
     for name, least in (("rows", 0), ("rounds", 1)):
         if getattr(options, name) < least:
             parser.error(f"--{name} must be at least {least}, not {getattr(options, name)}")
-    for name in options.more_texts:
-        if name.count(":") != 2:
-            parser.error(f"--more_texts takes SET:SPLIT:FEATURE, not {name!r}")
+    check_text_options(parser, options)
     options.command = without_folders(options.command)
     return options, parser
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from recipes.report import write_text_report
+from recipes.report import write_text_report, write_text_vectors
 from recipes.report.parts.cache import ResultCache
 from recipes.report.parts.measured import Measured, difference
 from recipes.report.text import prefixes
@@ -321,6 +321,25 @@ def test_a_larger_database_beside_faiss_and_scann(folder, tmp_path):
     text = (out / "README.md").read_text()
     assert "scale.md" in text
     assert (out / "speed_figure.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("windows", [0, 40])
+def test_vectors_as_files(folder, tmp_path, windows):
+    out = tmp_path / "made.npy"
+    given = {
+        "out": out, "data_dir": folder, "cache": tmp_path / "cache", "windows": windows,
+        "documents": "made_judged_corpus", "queries": "made_judged_queries",
+        "encoder": f"{__name__}:nested", "more_texts": "made_judged_queries:train:text",
+    }  # fmt: skip
+    write_text_vectors.main([f"--{name}={value}" for name, value in given.items()])
+    rows, queries = np.load(out), np.load(tmp_path / "made-queries.npy")
+    assert rows.shape == (windows or DOCUMENTS, 32)
+    assert rows.dtype == queries.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    if not windows:
+        (expected,) = nested().embed([f"d7w0 {made_text(7)}"])
+        np.testing.assert_allclose(rows[7], expected / np.linalg.norm(expected), atol=1e-5)
+        assert len(queries) == 60
 
 
 class TestWordllama:
