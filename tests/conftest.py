@@ -20,6 +20,11 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers share a GP
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def pytest_collection_modifyitems(items):
+    """The tests of other backends first: each takes minutes, and one worker would end with them."""
+    items.sort(key=lambda item: item.get_closest_marker("backends") is None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def freed_models():
     """Free the models and graphs of a module after its last test, fixtures included."""

@@ -70,7 +70,8 @@ def onnx(path, inputs):
 def openvino(path, inputs):
     import openvino
 
-    return openvino.compile_model(path)(inputs)
+    # Where a CPU has bfloat16 units, OpenVINO's default is bfloat16.
+    return openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)
 
 
 # {format: (what Keras and the runtime need, the ending of the file, how it runs)}
