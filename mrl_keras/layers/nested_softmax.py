@@ -160,8 +160,8 @@ def _gradients(blocks, logsum, weights):
         start = blocks.start(number)
         return (
             ops.add(to_columns, ops.concatenate(columns_part, axis=0)),
-            _add_at(to_table, start, ops.concatenate(rows_part, axis=1)),
-            _add_at(to_bias, start, ops.sum(reaching[0], axis=1)),
+            _add_at(to_table, (start, 0), ops.concatenate(rows_part, axis=1)),
+            _add_at(to_bias, (start,), ops.sum(reaching[0], axis=1)),
         )
 
     shapes = (ops.shape(blocks.columns), blocks.table.shape, blocks.bias.shape)
@@ -171,8 +171,5 @@ def _gradients(blocks, logsum, weights):
 
 
 def _add_at(x, start, update):
-    """`x` with `update` added to its rows from `start` on."""
-    rows = ops.add(start, ops.arange(update.shape[0], dtype="int32"))
-    updated = ops.add(ops.slice(x, (start, *[0] * (len(x.shape) - 1)), update.shape), update)
-    # In a plain graph TensorFlow scatters into `x` itself and would copy it to update a slice.
-    return ops.scatter_update(x, ops.expand_dims(rows, 1), updated)
+    """`x` with `update` added where it begins at `start`."""
+    return ops.slice_update(x, start, ops.add(ops.slice(x, start, update.shape), update))
