@@ -73,6 +73,7 @@ class TestArrays:
         together = [(np.concatenate([a, c]), b + d) for (a, b), (c, d) in zip(*shards, strict=True)]
         assert_same(together, whole)
 
+    @pytest.mark.slow
     def test_errors(self):
         with pytest.raises(ValueError, match="the split is empty"):
             caption_batches(CaptionedImages(DATA.images[:0], ()), 4)

@@ -22,6 +22,7 @@ def layer_and_weights(efficient, use_bias=True, **kwargs):
     return layer, [as_numpy(kernel) for kernel in layer.kernels], biases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("efficient", [False, True])
 def test_contract(efficient):
     arguments = {

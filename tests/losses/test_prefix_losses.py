@@ -90,6 +90,7 @@ def test_dense_targets_and_more_leading_axes():
     np.testing.assert_allclose(as_numpy(loss(stacked, nested)), sum(parts), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_logs_the_right_loss_for_each_dim():
     keras.utils.set_random_seed(0)
     x = RNG.standard_normal((6, 8)).astype("float32")

@@ -49,6 +49,7 @@ def test_logs_have_the_order_of_the_dims(capsys):
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_keras_asks_none_of_our_classes_about_accuracy():
     """The guide says what to write: Keras compares labels with all prefixes at once, and fails."""
     with pytest.raises(ValueError, match="Name the one you want"):
