@@ -16,6 +16,7 @@ from mrl_keras.retrieval.arrays import (
     check_metric,
     check_queries,
     refuse_rows,
+    squared_norms,
 )
 from mrl_keras.retrieval.exact.blocked import prefix_squared_norms
 from mrl_keras.retrieval.index.build import check_ids
@@ -199,8 +200,7 @@ class Engine(abc.ABC):
         return EngineResult(scores, ids.astype(str if self.id_dtype == "string" else np.int64))
 
     def _searchable(self, queries, plan):
-        with np.errstate(over="ignore", invalid="ignore"):
-            good = np.isfinite(np.einsum("nd,nd->n", queries, queries))
+        good = np.isfinite(squared_norms(queries))
         if self.metric == "cosine":
             good &= (queries[:, : plan.shortlist_dim] != 0).any(axis=1)
         return good

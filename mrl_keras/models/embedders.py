@@ -29,7 +29,7 @@ from mrl_keras.models.pair_training import (
 from mrl_keras.models.pooling import functional, pooled
 from mrl_keras.models.text_embedder import sentence_pairs
 from mrl_keras.nesting import NestingDims
-from mrl_keras.registry import register
+from mrl_keras.registry import deserialize_argument, register
 
 
 class _Embedder(TrainsOnPairs):
@@ -205,11 +205,9 @@ class _Embedder(TrainsOnPairs):
 
     @classmethod
     def from_config(cls, config):
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("backbone", "preprocessor")
-        }
-        return cls(**{**config, **parts})
+        for name in ("backbone", "preprocessor"):
+            config = deserialize_argument(config, name, keras.saving.deserialize_keras_object)
+        return cls(**config)
 
     @classmethod
     def from_preset(cls, preset, preprocessor=None, freeze=False, lora_rank=None, **options):

@@ -15,7 +15,7 @@ from mrl_keras.models.pair_training import (
     read_variables,
     write_variables,
 )
-from mrl_keras.registry import register
+from mrl_keras.registry import deserialize_argument, register
 
 
 @register
@@ -129,11 +129,9 @@ class MatryoshkaImageTextEmbedder(TrainsOnPairs):
 
     @classmethod
     def from_config(cls, config):
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("image_embedder", "text_embedder")
-        }
-        return cls(**{**config, **parts})
+        for name in ("image_embedder", "text_embedder"):
+            config = deserialize_argument(config, name, keras.saving.deserialize_keras_object)
+        return cls(**config)
 
     def save_to_preset(self, preset):
         """Writes both embedders and the temperature into a local folder.

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from mrl_keras.checks import whole_number
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval.fanout import shard_plan
+from mrl_keras.retrieval.index.storage import storage_dtype
 from mrl_keras.retrieval.plan import SearchPlan
 
-_STORAGE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 NORM_BYTES = 4
 """Of the float32 inverse norm that an index keeps for each prefix of a row."""
 
@@ -102,10 +102,7 @@ class StoredRows:
     def __post_init__(self):
         whole_number(self.rows, "`rows`"), whole_number(self.id_bytes, "`id_bytes`")
         object.__setattr__(self, "dims", NestingDims(self.dims))
-        if self.storage not in _STORAGE_BYTES:
-            raise ValueError(
-                f"`storage` must be one of {tuple(_STORAGE_BYTES)}. Received {self.storage!r}."
-            )
+        storage_dtype(self.storage)
 
     def bytes_of_row(self, plan: SearchPlan) -> tuple[int, int]:
         """(bytes in memory, bytes on SSD) of one row.
@@ -114,7 +111,7 @@ class StoredRows:
         >>> StoredRows(1000, (16, 64), on_disk=True).bytes_of_row(plan)
         (48, 96)
         """
-        size = _STORAGE_BYTES[self.storage]
+        size = storage_dtype(self.storage).itemsize
         first, width = plan.shortlist_dim, self.dims.width
         fixed = NORM_BYTES * len(self.dims) + self.id_bytes
         rest = size * (width - first)

@@ -26,6 +26,7 @@ import numpy as np
 
 from mrl_keras import NestingDims
 from mrl_keras.retrieval import NestedIndex
+from recipes.benchmarks.parts.data_sets import check_data_options
 from recipes.benchmarks.parts.nested_data import NestedData
 from recipes.common.arguments import ScriptParser, without_folders
 from recipes.common.machine import write_measurements
@@ -50,8 +51,7 @@ def parse_arguments(arguments=None):
     tiny = {"n": 2000, "width": 64, "classes": 50, "queries": 32, "batches": [1, 32], "repeats": 1}
     parser.add_measuring(pathlib.Path("runs/retrieval"), repeats=5, tiny=tiny)
     options = parser.parse_args(arguments)
-    if bool(options.rows) != bool(options.queries_file):
-        parser.error("--rows and --queries_file go together")
+    check_data_options(parser, options)
     return options
 
 

@@ -42,7 +42,7 @@ LARGEST = 1_500_000
 
 
 def add_text_options(parser):
-    """Adds what `read_texts` and `further_texts` read to a `ScriptParser`."""
+    """Adds what `read_texts` and `larger_texts` read to a `ScriptParser`."""
     add = parser.add_argument
     add("--documents", default="scifact_corpus", help="TFDS set of the documents")
     add("--data_dir", default="", help="folder of TFDS; its own where this is empty")
@@ -100,12 +100,12 @@ def read_texts(options):
     return read_judged(documents, queries, {LEARN: options.learn, JUDGE: options.judge})
 
 
-def further_texts(names, data_dir=""):
-    """The texts of SET:SPLIT:FEATURE, each."""
-    texts = []
-    for name in names:
+def larger_texts(documents, options):
+    """The documents, and the further texts of each SET:SPLIT:FEATURE."""
+    texts = list(documents)
+    for name in options.more_texts:
         stored, split, *features = name.split(":")
-        source = Source(stored, split, data_dir, texts=features)
+        source = Source(stored, split, options.data_dir, texts=features)
         for batch in text_corpus(source, (), None, 1024).read(0):
             texts += batch.inputs.tolist()
     return texts
@@ -113,7 +113,7 @@ def further_texts(names, data_dir=""):
 
 def larger_databases(study, options):
     """(`Vectors`, what `scale.measure` gave) of windows of real text and of made data."""
-    texts = [*study.texts.documents, *further_texts(options.more_texts, options.data_dir)]
+    texts = larger_texts(study.texts.documents, options)
     real = window_vectors(study.nested, texts, options.rows, study.cache, "real")
     made = scale.made_vectors(real, options.cache)
     how = options.cache, options.shortlist_dims, options.rounds

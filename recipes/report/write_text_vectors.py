@@ -33,7 +33,7 @@ from recipes.report.text.windows import window_vectors
 from recipes.report.write_text_report import (
     add_text_options,
     check_text_options,
-    further_texts,
+    larger_texts,
     read_texts,
 )
 
@@ -59,8 +59,8 @@ def rows_and_queries(options):
     encoder, cache = find_encoder(options.encoder, options.cache), ResultCache(options.cache)
     texts = read_texts(options)
     if options.windows:
-        texts = [*texts.documents, *further_texts(options.more_texts, options.data_dir)]
-        found = window_vectors(encoder, texts, options.windows, cache, "rows")
+        windowed = larger_texts(texts.documents, options)
+        found = window_vectors(encoder, windowed, options.windows, cache, "rows")
         return found.rows, found.queries
     return tuple(embedded(encoder, some, cache) for some in (texts.documents, texts.queries[JUDGE]))
 

@@ -225,7 +225,7 @@ class PrunedScan:
 
     def _query_tails(self, queries):
         """The norm of what each prefix of a query leaves out, (prefixes, queries); last zeros."""
-        squares = [np.einsum("qd,qd->q", *2 * (queries[:, low:],)) for low in self._edges[1:]]
+        squares = [squared_norms(queries[:, low:]) for low in self._edges[1:]]
         return np.sqrt(np.array(squares, "float32"))
 
     def _tails_of(self, prefix):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mrl_keras.retrieval.arrays import squared_norms
+
 _TILE_BYTES = 16 << 20
 
 
@@ -86,7 +88,7 @@ def second_leaves(
     if len(centres) == 1:
         return np.full(len(rows), -1, np.int32)
     residuals = rows - centres[first]
-    squared = np.einsum("nd,nd->n", residuals, residuals)
+    squared = squared_norms(residuals)
     helped = squared > 0
     directions = residuals / np.sqrt(np.where(helped, squared, 1))[:, None]
     offsets = np.einsum("nd,nd->n", directions, rows)
@@ -102,7 +104,7 @@ def second_leaves(
 
 def _distances(rows, centres):
     """Squared L2 distances (rows, leaves), but for each row's own squared norm."""
-    return np.einsum("nd,nd->n", centres, centres) - 2 * (rows @ centres.T)
+    return squared_norms(centres) - 2 * (rows @ centres.T)
 
 
 def _tiled(losses, n_rows, n_leaves):
