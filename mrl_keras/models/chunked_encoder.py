@@ -6,6 +6,7 @@ import keras
 
 from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
+from mrl_keras.lazy_tensorflow import require_backend
 from mrl_keras.registry import deserialize_argument, register
 
 
@@ -236,11 +237,7 @@ def named_model(model, name):
 
 
 def _check(encoder):
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "ChunkedEncoder runs on Keras's TensorFlow backend. Received the backend "
-            f"{keras.backend.backend()!r}; there, train with a smaller batch."
-        )
+    require_backend("ChunkedEncoder", "There, train with a smaller batch.")
     if not isinstance(encoder, keras.Model) or not isinstance(
         getattr(encoder, "output", None), keras.KerasTensor
     ):
