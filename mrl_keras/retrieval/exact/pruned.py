@@ -23,6 +23,7 @@ as on noise, is bounded by a wider one, over whole tiles of rows; the widest is 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -40,6 +41,8 @@ from mrl_keras.retrieval.exact.threads import available_cores, blas_threads, que
 from mrl_keras.retrieval.exact.unread import SLACK, SQUARE_SLACK, UnreadBound
 
 _TILE_ROWS, _QUERY_BLOCK, _SAMPLE_ROWS = 4096, 256, 1024
+_LEAST_ROWS, _TILE_SCORES = 256, 1 << 18
+"""Rows of a tile that is bounded by a wider prefix, and scores of it."""
 _GROUP_ROWS, _MOST_GROUPS = 16, 1 << 16
 _SEEDS = 4
 """Seeds of each query, in multiples of k."""
@@ -332,29 +335,42 @@ class PrunedScan:
         return _joined(every), read
 
     def _scan(self, queries, numbers, thresholds, level, k, answer, run_all):
-        """Answers some queries by bounding all rows by a prefix, in products of whole tiles."""
-        asked = queries[numbers]
-        tails = self._query_tails(asked)
-        left = np.stack([tails[level - 1], -thresholds], axis=1)
-        spans = list(zip(self._edges, self._edges[1:], self._tables[:level], strict=False))
+        """Answers some queries by bounding all rows by a prefix, in products of whole tiles.
 
-        def tile(first):
-            part = slice(first, min(first + _TILE_ROWS, self._rows))
-            sums = None
-            for low, high, table in spans:
-                product = asked[:, low:high] @ as_float32(table[part]).T
-                sums = product if sums is None else np.add(sums, product, out=sums)
-            # bound >= threshold * scale, as one product of two columns added to the sums
-            right = np.stack([self._row_tails[level - 1][part], self._scale[part]])
-            pairs = np.flatnonzero(sums + left @ right >= 0.0)
-            owners, columns = np.divmod(pairs, part.stop - first)
+        bound - threshold * scale of a tile is one product: two columns more hold the tails and
+        the scales. After each round of tiles, as many rows as all before it, the thresholds rise
+        to the k-th best scores so far.
+        """
+        asked, row_tails = queries[numbers], self._row_tails[level - 1]
+        tails, slack = self._query_tails(asked), self._rounding(asked)
+        columns = [*self._tables[:level], row_tails[:, None], self._scale[:, None]]
+        size = max(_LEAST_ROWS, min(_TILE_ROWS, _TILE_SCORES // len(asked)))
+
+        def tile(first, stop):
+            part = slice(first, min(first + size, stop))
+            right = np.concatenate([as_float32(column[part]) for column in columns], axis=1)
+            margins = left @ right.T
+            pairs = np.flatnonzero(margins >= 0.0)
+            owners, rows = np.divmod(pairs, len(right))
+            rows += first
+            products = margins.reshape(-1)[pairs] + thresholds[owners] * self._scale[rows]
+            products -= tails[level - 1][owners] * row_tails[rows]
             read = np.zeros(len(asked))
-            pairs = owners, first + columns, sums.reshape(-1)[pairs]
+            pairs = owners, rows, products
             return self._later(level, pairs, asked, tails, thresholds, read), read
 
-        found, reads = zip(*run_all(tile, range(0, self._rows, _TILE_ROWS)), strict=True)
-        read = sum(reads) + float(self._edges[level] * self._rows)
-        self._store(answer, queries, numbers, k, _joined(found), read)
+        start, pairs = 0, _joined([])
+        while start < self._rows:
+            left = [asked[:, : self._edges[level]], tails[level - 1][:, None], -thresholds[:, None]]
+            left = np.concatenate(left, axis=1)
+            stop = min(max(2 * start, size), self._rows)
+            found, reads = zip(*run_all(tile, range(start, stop, size), itertools.repeat(stop)), strict=True)
+            answer.dims_read[numbers] += sum(reads) / self._rows
+            owners, rows, scores = _joined([pairs, *found])
+            thresholds = np.maximum(thresholds, _kth(len(asked), k, owners, rows, scores) - slack)
+            near = scores >= thresholds[owners]
+            start, pairs = stop, (owners[near], rows[near], scores[near])
+        self._store(answer, queries, numbers, k, pairs, float(self._edges[level] * self._rows))
 
     def _later(self, level, pairs, queries, tails, thresholds, read):
         """(owners, rows, scores) of pairs that reach the thresholds by all later prefixes.
@@ -423,6 +439,15 @@ def _ranked(count, owners, rows, scores):
     """(where each of `count` owners starts, the order): best first, ties by ascending row."""
     order = np.lexsort((rows, -scores, owners))
     return np.searchsorted(owners[order], np.arange(count)), order
+
+
+def _kth(count, k, owners, rows, scores):
+    """The k-th best score of each owner, float32 (count,); the lowest float32 of one with fewer."""
+    starts, order = _ranked(count, owners, rows, scores)
+    enough = np.bincount(owners, minlength=count) >= k
+    found = np.full(count, LOWEST_SCORE, np.float32)
+    found[enough] = scores[order][starts[enough] + k - 1]
+    return found
 
 
 def _joined(parts):
