@@ -22,6 +22,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import threading
 
 if not __package__:  # started as a file
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
@@ -109,12 +110,18 @@ def main(options):
             print(f"{name} is trained")
         else:
             left[name] = values
-    bar = tqdm(total=len(left), desc="Runs", unit="run")
+    bar, failed = tqdm(total=len(left), desc="Runs", unit="run"), threading.Event()
+
+    def train(name, values):
+        if failed.is_set():  # no run begins after another has failed or was stopped
+            return 0
+        status = _train(config, join(out, name), values, options.at_once)
+        if status:
+            failed.set()
+        return status
+
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
-        trained = {
-            pool.submit(_train, config, join(out, name), values, options.at_once): name
-            for name, values in left.items()
-        }
+        trained = {pool.submit(train, name, values): name for name, values in left.items()}
         for done in concurrent.futures.as_completed(trained):
             if done.result():
                 pool.shutdown(cancel_futures=True)
