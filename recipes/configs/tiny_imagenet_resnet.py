@@ -51,7 +51,12 @@ def get_config(mode=""):
     config.embedding_width = 128
     config.model.backbone = "small_resnet"
     config.model.options = ml_collections.ConfigDict(
-        {"filters": (16, 32, 64, 128), "blocks": (0, 1, 1, 1), "stem_strides": 2}
+        {
+            "filters": (16, 32, 64, 128),
+            "blocks": (0, 1, 1, 1),
+            "stem_strides": 2,
+            "projection": False,
+        }
     )
     config.data.name = "tiny_imagenet100"
     if mode == "tiny":

@@ -2,7 +2,8 @@
 
     python recipes/train.py --config=recipes/configs/tiny_imagenet_resnet.py \\
         --workdir=runs/tiny_trunk --evaluate=False --config.steps=585 \\
-        --config.checkpoint_every=585 --config.optimizer.warmup_steps=58
+        --config.checkpoint_every=585 --config.optimizer.warmup_steps=58 \\
+        --config.model.options.projection=True
     python recipes/report/prefix_losses.py --run runs/tiny_trunk --out recipes/results/beyond
 
 A small network with a nested head is trained on frozen features once for each method and seed:

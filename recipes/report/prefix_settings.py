@@ -141,9 +141,10 @@ class Judged:
 
 
 def tiny_imagenet(options):
-    """Tiny ImageNet through the trunk of a trained run, which its layer "embedding" reads."""
+    """Tiny ImageNet through the trunk of a trained run: its pooled channels."""
     task, model = load_trained(Run.open(options.run))
-    trunk = keras.Model(model.input, model.get_layer("embedding").input)
+    layer = model.get_layer("embedding")
+    trunk = keras.Model(model.input, layer.input if layer.weights else layer.output)
     cache = ResultCache(options.cache)
 
     def features(of):

@@ -52,6 +52,7 @@ def test_a_width_uses_the_first_channels():
     ("name", "options"),
     [
         ("small_resnet", {"filters": (4, 8), "width": 8}),
+        ("small_resnet", {"filters": (4, 8), "width": 8, "projection": False}),
         ("small_convnet", {"filters": (4, 8), "width": 8}),
         ("resnet", {"blocks": (1, 1), "filters": (4, 8), "blur_pool": True}),
     ],

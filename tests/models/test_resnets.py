@@ -67,3 +67,14 @@ def test_small_resnet_blocks_start_as_the_identity(stem_strides):
         small_resnet((16, 16, 3), 8, stem_strides=3)
     with pytest.raises(ValueError, match="`filters` must hold at least one stage"):
         small_resnet((16, 16, 3), 8, filters=())
+
+
+def test_small_resnet_without_a_projection_gives_the_pooled_channels():
+    model = small_resnet((16, 16, 3), 6, filters=(4, 6), projection=False)
+    x = RNG.integers(0, 256, (2, 16, 16, 3)).astype("uint8")
+    last = keras.Model(model.input, model.get_layer("embedding").input)
+    expected = as_numpy(last(x)).mean((1, 2))
+    np.testing.assert_allclose(as_numpy(model(x)), expected, atol=1e-6)
+    assert expected.min() >= 0.0  # they come from a ReLU
+    with pytest.raises(ValueError, match="the last of `filters`, 6 dims. Received width 8"):
+        small_resnet((16, 16, 3), 8, filters=(4, 6), projection=False)

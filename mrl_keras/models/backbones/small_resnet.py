@@ -6,7 +6,13 @@ from mrl_keras.checks import whole_number
 
 
 def small_resnet(
-    image_shape, width, max_value=255, filters=(32, 64, 128), blocks=1, stem_strides=1
+    image_shape,
+    width,
+    max_value=255,
+    filters=(32, 64, 128),
+    blocks=1,
+    stem_strides=1,
+    projection=True,
 ):
     """A small residual network for small images, such as 32 x 32 pixels.
 
@@ -14,7 +20,7 @@ def small_resnet(
     convolution of stride 2 changes resolution and channels, then `blocks` residual blocks of
     two 3 x 3 convolutions follow. Every convolution has batch normalisation; the last one of
     a block starts at zero, so that the block starts as the identity. Global average pooling
-    and a linear map give the embedding.
+    and, with `projection`, a linear map give the embedding.
 
     Args:
         image_shape: (height, width, channels) of the raw images.
@@ -25,6 +31,8 @@ def small_resnet(
         blocks: int, residual blocks in each stage, or one int for each stage; 0 leaves a stage
             with its stem or stride alone. Default 1.
         stem_strides: int, 1 or 2; 2 computes everything at half the resolution. Default 1.
+        projection: whether a linear map follows the pooling. False takes the pooled channels
+            themselves as the embedding, as the paper does with ResNet50's. Default True.
 
     Returns:
         `keras.Model`: raw images (batch, height, width, channels) -> (batch, d). Its layers are
@@ -32,7 +40,8 @@ def small_resnet(
         behind for their batch normalisations.
 
     Raises:
-        ValueError: a number out of range, no stage, or other than one number of blocks for each.
+        ValueError: a number out of range, no stage, other than one number of blocks for each, or
+            without a projection another width than the last of `filters`.
 
     Example:
 
@@ -55,6 +64,11 @@ def small_resnet(
         )
     if stem_strides not in (1, 2):
         raise ValueError(f"`stem_strides` must be 1 or 2. Received {stem_strides!r}.")
+    if not projection and width != filters[-1]:
+        raise ValueError(
+            f"Without `projection` the embedding has the last of `filters`, {filters[-1]} dims. "
+            f"Received width {width}."
+        )
     images = keras.Input(image_shape, name="images")
     x = keras.layers.Rescaling(4.0 / max_value, offset=-2.0)(images)
     x = _activated(_convolution(x, "stem_conv", filters[0], strides=stem_strides))
@@ -68,9 +82,10 @@ def small_resnet(
                 branch, f"{name}_block{block}_conv2", channels, gamma_initializer="zeros"
             )
             x = _activated(keras.layers.Add()([x, branch]))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    embedding = keras.layers.Dense(width, name="embedding")(x)
-    return keras.Model(images, embedding, name="small_resnet")
+    x = keras.layers.GlobalAveragePooling2D(name=None if projection else "embedding")(x)
+    if projection:
+        x = keras.layers.Dense(width, name="embedding")(x)
+    return keras.Model(images, x, name="small_resnet")
 
 
 def _convolution(x, name, channels, strides=1, gamma_initializer="ones"):
