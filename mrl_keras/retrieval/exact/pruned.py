@@ -364,7 +364,9 @@ class PrunedScan:
             left = [asked[:, : self._edges[level]], tails[level - 1][:, None], -thresholds[:, None]]
             left = np.concatenate(left, axis=1)
             stop = min(max(2 * start, size), self._rows)
-            found, reads = zip(*run_all(tile, range(start, stop, size), itertools.repeat(stop)), strict=True)
+            found, reads = zip(
+                *run_all(tile, range(start, stop, size), itertools.repeat(stop)), strict=True
+            )
             answer.dims_read[numbers] += sum(reads) / self._rows
             owners, rows, scores = _joined([pairs, *found])
             thresholds = np.maximum(thresholds, _kth(len(asked), k, owners, rows, scores) - slack)
