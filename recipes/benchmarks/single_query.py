@@ -1,4 +1,4 @@
-"""What one query costs an exported model: through Python, a session, and the C API.
+"""What one query costs an exported model: through Python and the C API, and on one thread.
 
     python recipes/benchmarks/single_query.py --output single_query.csv
 
@@ -6,8 +6,9 @@ Exports an index of parts/nested_data.py with a ScaNN shortlist, and asks its si
 `retrieve_embeddings` for one query at a time, in turns, through
 
 - Python: the signature of the loaded model, ids as a NumPy array;
-- session: a callable of a `tf.compat.v1.Session`, ids as a NumPy array;
-- C API: `TF_SessionRun` on a tensor that is there, as TF Serving calls it; no array is made.
+- InlineModel: `mrl_keras.export.InlineModel`, all outputs as NumPy arrays;
+- C API: `TF_SessionRun` on a tensor that is there, as TF Serving calls it; no array is made;
+- C API inline: the same on the thread that asks (inter_op_parallelism_threads -1).
 
 Columns of the CSV: client, p50_us, p99_us (microseconds of a query by the clock), processor_us
 (mean of all threads' processor time), queries_per_second of one thread and of --threads threads,
@@ -35,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrl_keras import NestingDims
-from mrl_keras.export import ServingOptions, export_saved_model, load
+from mrl_keras.export import InlineModel, ServingOptions, export_saved_model, load
 from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 from recipes.benchmarks.parts.c_api import Library, Model
 from recipes.benchmarks.parts.nested_data import NestedData
@@ -92,24 +93,17 @@ def export(options, folder):
     return path, data.queries(QUERIES)[0][:, None]
 
 
-class SessionClient:
-    """A `tf.compat.v1.Session` over the model."""
-
-    def __init__(self, path):
-        graph = tf.Graph()
-        with graph.as_default():
-            self.session = tf.compat.v1.Session(graph=graph)
-            loaded = tf.compat.v1.saved_model.load(self.session, ["serve"], path)
+def names_and_ops(path, query):
+    """(the input's name, the outputs' names, how many ops a session runs for a query)."""
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], path)
         signature = loaded.signature_def[SIGNATURE]
-        self.input = signature.inputs["embedding"].name
-        self.outputs = [tensor.name for tensor in signature.outputs.values()]
-        self.ask = self.session.make_callable(self.outputs, [self.input])
-
-    def ops(self, query):
-        """How many ops the session runs for a query."""
+        name = signature.inputs["embedding"].name
+        outputs = [tensor.name for tensor in signature.outputs.values()]
         trace, data = tf.compat.v1.RunOptions(trace_level=3), tf.compat.v1.RunMetadata()
-        self.session.run(self.outputs, {self.input: query}, trace, data)
-        return sum(len(device.node_stats) for device in data.step_stats.dev_stats)
+        session.run(outputs, {name: query}, trace, data)
+    ops = sum(len(device.node_stats) for device in data.step_stats.dev_stats)
+    return name, outputs, ops
 
 
 def queries_a_second(ask, inputs, threads):
@@ -125,19 +119,23 @@ def measure(path, queries, options):
     """One row for each client."""
     loaded = load(path)  # held: its searcher goes with it
     signature = loaded.signatures[SIGNATURE]
-    session = SessionClient(path)
+    fed, outputs, ops = names_and_ops(path, queries[0])
     library = Library()
     library.load_scann_ops()
-    model = Model(library, path)
+    inline = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=-1).SerializeToString()
     with contextlib.ExitStack() as stack:
-        calls = [
-            stack.enter_context(model.call({session.input: one}, session.outputs))
-            for one in queries
-        ]
+
+        def calls(config):
+            model = Model(library, path, config)
+            stack.callback(model.close)
+            return [stack.enter_context(model.call({fed: one}, outputs)) for one in queries]
+
+        model = stack.enter_context(InlineModel(path))
         clients = {
             "Python": (lambda one: signature(embedding=tf.constant(one))["ids"].numpy(), queries),
-            "session": (session.ask, queries),
-            "C API": (lambda call: call(id), calls),
+            "InlineModel": (lambda one: model(SIGNATURE, embedding=one), queries),
+            "C API": (lambda call: call(id), calls(b"")),
+            "C API inline": (lambda call: call(id), calls(inline)),
         }
         recorded = {name: Recorded(*client, IN_A_ROW) for name, client in clients.items()}
         times = interleaved_times(recorded, options.repeats)
@@ -154,12 +152,10 @@ def measure(path, queries, options):
                     "queries_per_second": rates[0],
                     "threads": options.threads,
                     "queries_per_second_of_threads": rates[1],
-                    "ops": session.ops(queries[0]),
+                    "ops": ops,
                     **{size: getattr(options, size) for size in SIZES},
                 }
             )
-    model.close()
-    session.session.close()
     return rows
 
 
@@ -169,7 +165,7 @@ def main(options):
         rows = measure(path, queries, options)
     for row in rows:
         print(
-            f"{row['client']:8} p50 {row['p50_us']:8.1f} us  p99 {row['p99_us']:8.1f} us  "
+            f"{row['client']:12} p50 {row['p50_us']:8.1f} us  p99 {row['p99_us']:8.1f} us  "
             f"processor {row['processor_us']:8.1f} us  {row['ops']} ops  threads: "
             f"{row['queries_per_second_of_threads'] / row['queries_per_second']:.2f} x one"
         )

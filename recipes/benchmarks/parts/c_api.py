@@ -46,6 +46,7 @@ _PROTOTYPES = {
     "TF_DeleteGraph": (None, _pointer),
     "TF_NewSessionOptions": (_pointer,),
     "TF_DeleteSessionOptions": (None, _pointer),
+    "TF_SetConfig": (None, _pointer, ctypes.c_char_p, _size, _pointer),
     "TF_LoadSessionFromSavedModel": (
         *(_pointer, _pointer, _pointer, ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p)),
         *(_int, _pointer, _pointer, _pointer),
@@ -147,16 +148,17 @@ class Library:
 
 
 class Model:
-    """A session over the SavedModel in `path`.
+    """A session over the SavedModel in `path`; `config` are the bytes of a ConfigProto.
 
     Raises:
         StatusError: it cannot be loaded.
     """
 
-    def __init__(self, library, path):
+    def __init__(self, library, path, config=b""):
         self._library, self._graph = library, library.NewGraph()
         options, tags = library.NewSessionOptions(), (ctypes.c_char_p * 1)(b"serve")
         try:
+            library.checked("SetConfig", options, config, len(config))
             self._session = library.checked(
                 "LoadSessionFromSavedModel",
                 *(options, None, path.encode(), tags, 1, self._graph, None),

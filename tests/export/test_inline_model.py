@@ -1,0 +1,94 @@
+"""A model that answers on the thread that asks."""
+
+import concurrent.futures
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrl_keras.export import InlineModel, export_saved_model, load
+from tests.export import cases
+
+
+@pytest.fixture(scope="module", params=["path", "plain", "second"])
+def pair(request, exported):
+    """(the inline model, what `load` gives), with and without ScaNN."""
+    path = getattr(exported, request.param)
+    with InlineModel(path) as inline:
+        yield inline, load(path)
+
+
+def features(count):
+    return np.random.default_rng(5).standard_normal((count, cases.FEATURES)).astype("float32")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 40])
+def test_the_answers_are_those_of_load(pair, count):
+    inline, loaded = pair
+    inputs = {"features": features(count), "embedding": cases.queries(count)}
+    for name, signature in loaded.signatures.items():
+        known = {key: value for key, value in inputs.items() if key in inline.signatures[name]}
+        known |= {
+            key: np.full(shape if shape.rank == 0 else [count], 3, dtype.as_numpy_dtype)
+            for key, (dtype, shape) in inline.signatures[name].items()
+            if key not in known
+        }
+        if name.endswith("_batch") and not count:
+            continue
+        expected = signature(**{key: tf.constant(value) for key, value in known.items()})
+        answer = inline(name, **known)
+        assert answer.keys() == expected.keys()
+        for key, value in expected.items():
+            if value.dtype == tf.float32:
+                np.testing.assert_allclose(answer[key], value, rtol=1e-5, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(answer[key], value)
+
+
+def test_optional_inputs_have_their_defaults(pair):
+    inline, _ = pair
+    queries = cases.queries(2)
+    expected = inline("retrieve_embeddings", embedding=queries)["ids"]
+    found = inline("retrieve_embeddings_dynamic", embedding=queries)["ids"]
+    np.testing.assert_array_equal(found, expected)
+    assert inline("retrieve_embeddings_dynamic", embedding=queries, k=2)["ids"].shape == (2, 2)
+
+
+def test_threads_share_a_model(pair):
+    inline, _ = pair
+    queries = cases.queries(40)
+    expected = inline("retrieve_embeddings", embedding=queries)["indices"]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        ask = lambda one: inline("retrieve_embeddings", embedding=one[None])["indices"][0]  # noqa: E731
+        found = list(pool.map(ask, queries))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "text"),
+    [
+        ("search", {}, "`signature` must be one of .*retrieve.* Received 'search'"),
+        ("retrieve", {}, "retrieve takes features. Received none"),
+        ("retrieve", {"feature": 1}, "retrieve takes features. Received feature"),
+        ("retrieve", {"features": np.ones(cases.FEATURES)}, r"must have the shape .* Received \("),
+        ("retrieve", {"features": [["a"] * cases.FEATURES]}, "must be float32. Received <U1"),
+        (
+            "retrieve_embeddings_dynamic",
+            {"embedding": cases.queries(1), "k": 1.5},
+            "`k` of .* must be int32. Received float64",
+        ),
+    ],
+)
+def test_refusals(pair, name, inputs, text):
+    with pytest.raises(ValueError, match=text):
+        pair[0](name, **inputs)
+
+
+def test_a_closed_model_is_refused(tmp_path):
+    inputs = keras.Input((4,))
+    encoder = keras.Model(inputs, keras.layers.Dense(8)(inputs))
+    with InlineModel(export_saved_model(tmp_path / "m", encoder, nesting_dims=[4, 8])) as inline:
+        assert inline("embed", inputs=np.zeros((2, 4)))["embedding"].shape == (2, 8)
+    with pytest.raises(ValueError, match="the model is closed"):
+        inline("embed", inputs=np.zeros((2, 4)))
