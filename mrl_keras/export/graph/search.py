@@ -88,22 +88,14 @@ class NestedSearch(tf.Module):
 
         def few():
             widths = self._widths(shortlist, k)
-            found = self._search_block(embeddings, row_shortlists, widths, leaves, True)
-            return self._answer(k, row_ks, *found)
-
-        def few_at_once():
-            return _one_after_another(_place_on_cpu(few)) if self.finder.straight else few()
+            return self._search_block(embeddings, row_shortlists, widths, leaves, True)
 
         def many():
             each = tf.fill([count], shortlist) if row_shortlists is None else row_shortlists
-            found = self._search_many(embeddings, k, shortlist, leaves, each)
-            return self._answer(k, row_ks, *found)
+            return self._search_many(embeddings, k, shortlist, leaves, each)
 
         most = tf.minimum(_FEW_QUERIES, self._most_queries(shortlist, k))
-        return tf.cond(count <= most, few_at_once, many)
-
-    def _answer(self, k, row_ks, scores, slots, *bounds):
-        """What `search` gives, of the slots and scores of a block."""
+        scores, slots, *bounds = tf.cond(count <= most, few, many)
         if isinstance(k, int):
             for part in (scores, slots):
                 part.set_shape([None, k])
@@ -236,26 +228,6 @@ class NestedSearch(tf.Module):
             if not last:
                 running = tf.gather(running, order, batch_dims=1)
         return scores, slots
-
-
-def _one_after_another(compute):
-    """What `compute()` gives, by ops that run one after another on the thread that asks.
-
-    Handing a small op to another thread costs more than the op. `compute` may have no branch and
-    no loop: this executor of TensorFlow's knows none.
-    """
-    traced = tf.function(compute).get_concrete_function()
-    found = tf.raw_ops.StatefulPartitionedCall(
-        args=traced.captured_inputs,
-        Tout=[one.dtype for one in traced.outputs],
-        f=traced,
-        executor_type="SINGLE_THREADED_EXECUTOR",
-        # A call without a config of its own runs as the graph around it does.
-        config_proto=tf.compat.v1.ConfigProto(allow_soft_placement=True).SerializeToString(),
-    )
-    for one, known in zip(found, traced.outputs, strict=True):
-        one.set_shape(known.shape)
-    return tf.nest.pack_sequence_as(traced.structured_outputs, found)
 
 
 def _place_on_cpu(compute):

@@ -11,7 +11,7 @@ searches. Its `find` takes the queries of one block and gives, best first,
   in empty slots.
 
 Where `reranks` is 1, `find` does the plan's first rerank as well, from `candidates` rows. `few`
-says that the block is of a few queries; `straight` that `find` has no branch and no loop then.
+says that the block is of a few queries.
 
 `order` is an int array (rows,): the rows of the index in the order in which the shortlist numbers
 them, leaf by leaf, so that the rows of one query lie close together in every table; or `None` for
@@ -57,7 +57,7 @@ def _pad_columns(values, size, fill):
 class ExactShortlist(tf.Module):
     """Brute force over the prefix, a chunk of rows at a time."""
 
-    kind, reranks, order, straight = "exact", 0, None, False
+    kind, reranks, order = "exact", 0, None
     num_leaves = default_leaves = 1
 
     def __init__(self, index, plan):
@@ -113,7 +113,7 @@ class SignShortlist(tf.Module):
     The index has a shortlist of sign bits (`SignSearcher`).
     """
 
-    kind, reranks, order, straight = "signs", 0, None, False
+    kind, reranks, order = "signs", 0, None
     num_leaves = default_leaves = 1
     dims_read = 0
 
@@ -167,7 +167,7 @@ class ScannShortlist(tf.Module):
     The index has a ScaNN shortlist. ScaNN does the plan's first rerank where it can.
     """
 
-    kind, straight = "scann", True
+    kind = "scann"
     dims_read = 0
 
     def __init__(self, index, plan):
@@ -217,7 +217,7 @@ class PartitionShortlist(tf.Module):
     `PartitionSearcher` or a `ScannSearcher`.
     """
 
-    kind, reranks, straight = "partition", 0, False
+    kind, reranks = "partition", 0
 
     def __init__(self, index, plan):
         super().__init__(name="partition_shortlist")
