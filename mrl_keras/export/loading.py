@@ -184,7 +184,7 @@ def _whole_export(directory):
             yield
     except PermissionError:
         raise
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, ValueError, tf.errors.OpError) as error:
         if "not registered" in str(error):  # an op of a library that is not known here
             raise
         raise ValueError(
