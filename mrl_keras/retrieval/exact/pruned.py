@@ -337,32 +337,31 @@ class PrunedScan:
     def _scan(self, queries, numbers, thresholds, level, k, answer, run_all):
         """Answers some queries by bounding all rows by a prefix, in products of whole tiles.
 
-        bound - threshold * scale of a tile is one product: two columns more hold the tails and
-        the scales. After each round of tiles, as many rows as all before it, the thresholds rise
-        to the k-th best scores so far.
+        A tile stays in a core's cache. After each round of tiles, as many rows as all before it,
+        the thresholds rise to the k-th best scores so far.
         """
         asked, row_tails = queries[numbers], self._row_tails[level - 1]
         tails, slack = self._query_tails(asked), self._rounding(asked)
-        columns = [*self._tables[:level], row_tails[:, None], self._scale[:, None]]
+        spans = list(zip(self._edges, self._edges[1:], self._tables[:level], strict=False))
         size = max(_LEAST_ROWS, min(_TILE_ROWS, _TILE_SCORES // len(asked)))
 
         def tile(first, stop):
             part = slice(first, min(first + size, stop))
-            right = np.concatenate([as_float32(column[part]) for column in columns], axis=1)
-            margins = left @ right.T
-            pairs = np.flatnonzero(margins >= 0.0)
-            owners, rows = np.divmod(pairs, len(right))
-            rows += first
-            products = margins.reshape(-1)[pairs] + thresholds[owners] * self._scale[rows]
-            products -= tails[level - 1][owners] * row_tails[rows]
+            sums = None
+            for low, high, table in spans:
+                product = asked[:, low:high] @ as_float32(table[part]).T
+                sums = product if sums is None else np.add(sums, product, out=sums)
+            # bound >= threshold * scale, as one product of two columns added to the sums
+            margins = left @ np.stack([row_tails[part], self._scale[part]])
+            pairs = np.flatnonzero(np.add(margins, sums, out=margins) >= 0.0)
+            owners, columns = np.divmod(pairs, sums.shape[1])
             read = np.zeros(len(asked))
-            pairs = owners, rows, products
+            pairs = owners, first + columns, sums.reshape(-1)[pairs]
             return self._later(level, pairs, asked, tails, thresholds, read), read
 
         start, pairs = 0, _joined([])
         while start < self._rows:
-            left = [asked[:, : self._edges[level]], tails[level - 1][:, None], -thresholds[:, None]]
-            left = np.concatenate(left, axis=1)
+            left = np.stack([tails[level - 1], -thresholds], axis=1)
             stop = min(max(2 * start, size), self._rows)
             found, reads = zip(
                 *run_all(tile, range(start, stop, size), itertools.repeat(stop)), strict=True
