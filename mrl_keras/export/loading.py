@@ -80,8 +80,11 @@ class InlineModel:
         directory = _prepared(path, check_versions)
         config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=-1)
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-        with _whole_export(directory), self._session.graph.as_default():
-            loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], directory)
+        with contextlib.ExitStack() as unless_loaded:
+            unless_loaded.callback(self._session.close)
+            with _whole_export(directory), self._session.graph.as_default():
+                loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], directory)
+            unless_loaded.pop_all()
         self._calls = {
             name: _Call(self._session, name, signature)
             for name, signature in loaded.signature_def.items()

@@ -124,7 +124,6 @@ def main(options):
         trained = {pool.submit(train, name, values): name for name, values in left.items()}
         for done in concurrent.futures.as_completed(trained):
             if done.result():
-                pool.shutdown(cancel_futures=True)
                 raise SystemExit(
                     f"error: {trained[done]} did not train; see above. The same command goes on."
                 )

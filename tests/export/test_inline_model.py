@@ -59,8 +59,11 @@ def test_threads_share_a_model(pair):
     inline, _ = pair
     queries = cases.queries(40)
     expected = inline("retrieve_embeddings", embedding=queries)["indices"]
+
+    def ask(one):
+        return inline("retrieve_embeddings", embedding=one[None])["indices"][0]
+
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        ask = lambda one: inline("retrieve_embeddings", embedding=one[None])["indices"][0]  # noqa: E731
         found = list(pool.map(ask, queries))
     np.testing.assert_array_equal(found, expected)
 

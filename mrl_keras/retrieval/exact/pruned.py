@@ -417,8 +417,7 @@ class PrunedScan:
 
         What is within the rounding of the k best is scored anew, so that equal rows tie.
         """
-        starts, order = _ranked(len(queries), owners, rows, scores)
-        kth = scores[order][starts + k - 1]
+        kth = _kth(len(queries), k, owners, rows, scores)
         near = scores >= (kth - 2 * self._rounding(queries))[owners]
         owners, rows = owners[near], rows[near]
         scores = self._scores(queries, owners, rows)
