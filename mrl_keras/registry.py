@@ -32,6 +32,7 @@ _LATER = {
     "BertTokens": "models.text_tokens",
     "Blur": "models.backbones.resnet",
     "ChunkedEncoder": "models.chunked_encoder",
+    "ContrastiveScores": "models.contrastive_scores",
     "GardenBert": "models.garden.text",
     "GardenResNet": "models.garden.image",
     "GardenViT": "models.garden.image",

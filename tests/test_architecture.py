@@ -32,6 +32,8 @@ TENSORFLOW = (
     "mrl_keras/scale/records.py",
     "mrl_keras/models/garden/*",
     "mrl_keras/models/chunked_encoder.py",
+    "mrl_keras/models/chunks.py",
+    "mrl_keras/models/contrastive_scores.py",
     "mrl_keras/models/text_tokens.py",
     "mrl_keras/models/mask_filling.py",
     "mrl_keras/cascade/adaptive_classifier.py",

@@ -19,13 +19,21 @@ def nested_cosine(first, second, dims):
     Returns:
         A list with one tensor (n, 1) for each prefix; 0 where a prefix is zero.
     """
-    rows, others = split_blocks(first, dims), split_blocks(second, dims)
-    scales = zip(inverse_prefix_norms(rows), inverse_prefix_norms(others), strict=True)
-    running, cosines = 0.0, []
-    for row, other, (one, two) in zip(rows, others, scales, strict=True):
+    norms = [inverse_prefix_norms(split_blocks(one, dims)) for one in (first, second)]
+    products = nested_product(first, second, dims)
+    return [
+        ops.multiply(product, ops.multiply(one, two))
+        for product, one, two in zip(products, *norms, strict=True)
+    ]
+
+
+def nested_product(first, second, dims):
+    """Inner products in place of the cosines of `nested_cosine`."""
+    running, products = 0.0, []
+    for row, other in zip(split_blocks(first, dims), split_blocks(second, dims), strict=True):
         running = ops.add(running, ops.sum(ops.multiply(row, other), axis=-1, keepdims=True))
-        cosines.append(ops.multiply(running, ops.multiply(one, two)))
-    return cosines
+        products.append(running)
+    return products
 
 
 @register_as("MatryoshkaCosine")

@@ -13,7 +13,7 @@ from mrl_keras.replicas import first_row, gather_rows, replica_position
 LARGEST_EXPONENT = 50.0
 SMALLEST_SUM, LARGEST_SUM = 1e-25, 1e25
 
-POSITIVES = ("diagonal", "gathered", "labels")
+POSITIVES = ("diagonal", "gathered", "labels", "scores")
 LARGEST_EXACT_INTEGER = {"float16": 2048, "bfloat16": 256}
 
 
@@ -171,6 +171,16 @@ def _crossentropies(logits, labels, rows, columns):
     return 0.5 * (rows + ops.take(columns, labels)) - positive
 
 
+def _scored(scores):
+    if len(scores.shape) != 2 or scores.shape[1] != 2:
+        raise ValueError(
+            'With `positives="scores"` the contrastive loss takes the scores (rows, 2) of one '
+            f"prefix, which ContrastiveScores gives. Received {tuple(scores.shape)}; logits need "
+            '`positives="gathered"`, "diagonal" or "labels".'
+        )
+    return scores[:, 0]
+
+
 def _check_gathered(shape, replicas):
     known = len(shape) == 2 and None not in shape
     if len(shape) != 2 or (known and shape[1] != replicas * shape[0]):
@@ -249,6 +259,8 @@ class SymmetricContrastive(LabelledLoss):
               that holds all pairs; on one replica this is "diagonal".
             - "labels": `y_true` holds the positive's column within the batch: it must be
               made after shuffling and batching.
+            - "scores": `y_pred` holds this loss already, as `models.ContrastiveScores` gives it
+              where logits of the whole batch would take too much memory.
 
             Only "labels" reads `y_true`: with the others `fit(x)` needs no labels. Default
             "diagonal".
@@ -260,6 +272,7 @@ class SymmetricContrastive(LabelledLoss):
         y_true: with `positives="labels"` integers (n,) or (n, 1); a label outside [0, m)
             gives NaN. Otherwise not read: None, or anything that has n rows.
         y_pred: logits (n, m), or nested (n, prefixes, m) as `MatryoshkaSimilarity` gives.
+            With "scores" (n, 2) or (n, prefixes, 2).
             With "diagonal" columns beyond the first n are further negatives; with "gathered"
             m is n times the number of replicas.
 
@@ -294,6 +307,8 @@ class SymmetricContrastive(LabelledLoss):
     def call(self, y_true, y_pred):
         y_pred = ops.convert_to_tensor(y_pred)
         prefixes = ops.unstack(y_pred, axis=1) if len(y_pred.shape) == 3 else [y_pred]
+        if self.positives == "scores":
+            return sum(_scored(scores) for scores in prefixes)
         if self.positives == "gathered":
             return sum(gathered_symmetric_contrastive(logits) for logits in prefixes)
         if self.positives == "diagonal":

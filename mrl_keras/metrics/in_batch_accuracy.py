@@ -14,10 +14,16 @@ class InBatchAccuracy(keras.metrics.MeanMetricWrapper):
     Args:
         name: default "in_batch_top1".
         dtype: default None, `keras.config.floatx()`.
+        scores: bool, `y_pred` are the scores of `models.ContrastiveScores`, which hold the answer.
+            Default False, logits.
 
     Call arguments:
         y_true: not read; anything that has a row for each query.
-        y_pred: logits (rows, rows of all replicas), as for `SymmetricContrastive("gathered")`.
+        y_pred: logits (rows, rows of all replicas), as for `SymmetricContrastive("gathered")`;
+            with `scores` (rows, 2).
+
+    Raises:
+        ValueError: with `scores`, another shape.
 
     Example:
 
@@ -30,12 +36,14 @@ class InBatchAccuracy(keras.metrics.MeanMetricWrapper):
     0.5
     """
 
-    def __init__(self, name="in_batch_top1", dtype=None):
-        super().__init__(own_is_nearest, name=name, dtype=dtype)
+    def __init__(self, name="in_batch_top1", dtype=None, scores=False):
+        self.scores = bool(scores)
+        function = own_was_nearest if self.scores else own_is_nearest
+        super().__init__(function, name=name, dtype=dtype)
         self._direction = "up"
 
     def get_config(self):
-        return {"name": self.name, "dtype": self.dtype}
+        return {"name": self.name, "dtype": self.dtype, "scores": self.scores}
 
 
 def own_is_nearest(y_true, y_pred):
@@ -46,3 +54,14 @@ def own_is_nearest(y_true, y_pred):
     if y_pred.shape[1] in (None, 0):  # no column may be there, and the largest of none is no place
         y_pred = ops.pad(y_pred, ((0, 0), (0, 1)), constant_values=-float("inf"))
     return ops.equal(ops.argmax(y_pred, axis=1), ops.cast(own, "int32"))
+
+
+def own_was_nearest(y_true, y_pred):
+    """What the second of two scores says; see `InBatchAccuracy`."""
+    y_pred = ops.convert_to_tensor(y_pred)
+    if len(y_pred.shape) != 2 or y_pred.shape[1] != 2:
+        raise ValueError(
+            "InBatchAccuracy(scores=True) takes the scores (rows, 2) of a ContrastiveScores layer. "
+            f"Received shape {tuple(y_pred.shape)}; for logits leave `scores` out."
+        )
+    return y_pred[:, 1]

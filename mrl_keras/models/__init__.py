@@ -6,6 +6,7 @@ from mrl_keras.models.backbones.resnet import resnet
 from mrl_keras.models.backbones.small_convnet import small_convnet
 from mrl_keras.models.backbones.small_resnet import small_resnet
 from mrl_keras.models.chunked_encoder import ChunkedEncoder
+from mrl_keras.models.contrastive_scores import ContrastiveScores
 from mrl_keras.models.cutting import cut
 from mrl_keras.models.dual_encoder import dual_encoder, towers
 from mrl_keras.models.embedders import MatryoshkaImageEmbedder, MatryoshkaTextEmbedder
@@ -31,6 +32,7 @@ __all__ = [
     "AdaptorOptions",
     "BertTokens",
     "ChunkedEncoder",
+    "ContrastiveScores",
     "GardenBert",
     "GardenResNet",
     "GardenViT",

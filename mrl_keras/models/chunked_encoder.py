@@ -7,6 +7,7 @@ import keras
 from mrl_keras import lazy_tensorflow as tf
 from mrl_keras.checks import whole_number
 from mrl_keras.lazy_tensorflow import require_backend
+from mrl_keras.models.chunks import Chunks
 from mrl_keras.registry import deserialize_argument, register
 
 
@@ -32,7 +33,7 @@ def encode_in_chunks(encode, inputs, weights, state, output, chunk_size):
         The output (batch, ...), and {place in `state`: tensor after the last chunk} of what has
         changed.
     """
-    flat, chunks, changed = tf.nest.flatten(inputs), _Chunks(inputs, chunk_size), {}
+    flat, chunks, changed = tf.nest.flatten(inputs), Chunks(inputs, chunk_size), {}
     floats = [_without_gradient(x) for x in flat if x.dtype.is_floating]
 
     @tf.custom_gradient
@@ -63,45 +64,6 @@ def encode_in_chunks(encode, inputs, weights, state, output, chunk_size):
         return chunks.run(step, state, [tf.zeros_like(weight) for weight in weights])[1]
 
     return encoded(*weights, *floats), changed
-
-
-class _Chunks:
-    """A batch cut into chunks of one size: the last begins early, and what came before is old."""
-
-    def __init__(self, inputs, size):
-        self._batch = inputs
-        first = tf.nest.flatten(inputs)[0]
-        known = first.shape[0] is not None
-        self.rows = first.shape[0] if known else tf.shape(first)[0]
-        self.size = min(size, self.rows) if known else tf.clip_by_value(self.rows, 1, size)
-        self.count = (self.rows + self.size - 1) // self.size
-
-    def start(self, number):
-        return tf.minimum(number * self.size, self.rows - self.size)
-
-    def inputs(self, number):
-        return tf.nest.map_structure(lambda x: self._part(x, number), self._batch)
-
-    def new_part(self, values, number):
-        """The chunk's rows of `values`, zero where the chunk before had them."""
-        part = self._part(values, number)
-        is_new = self.start(number) + tf.range(self.size) >= number * self.size
-        return tf.where(tf.reshape(is_new, [-1] + [1] * (part.shape.rank - 1)), part, 0)
-
-    def _part(self, values, number):
-        rest = values.shape.rank - 1
-        part = tf.slice(values, [self.start(number)] + [0] * rest, [self.size] + [-1] * rest)
-        size = self.size if isinstance(self.size, int) else None
-        return tf.ensure_shape(part, (size, *values.shape[1:]))
-
-    def run(self, step, *state):
-        """`step(number, *state) -> state` for one chunk after the other."""
-        return tf.while_loop(
-            lambda number, *_: number < self.count,
-            lambda number, *state: (number + 1, *step(number, *state)),
-            (tf.constant(0), *state),
-            parallel_iterations=1,
-        )[1:]
 
 
 def _without_gradient(inputs):

@@ -4,12 +4,15 @@ import keras
 
 from mrl_keras.layers import GatheredBatch, MatryoshkaSimilarity
 from mrl_keras.models.chunked_encoder import named_model
+from mrl_keras.models.contrastive_scores import ContrastiveScores
 from mrl_keras.nesting import NestingDims
 
 TOWERS = ("image_tower", "text_tower")
 
 
-def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_prefix=False):
+def dual_encoder(
+    image_tower, text_tower, nesting_dims, temperature=0.07, per_prefix=False, chunk_size=None
+):
     """Two towers and the similarities of all their pairs at every prefix.
 
     S[i, p, j] = cos(image[i, :m], text[j, :m]) / T for the p-th prefix size m: MRL on both
@@ -28,11 +31,15 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
             0.07, CLIP's.
         per_prefix: bool, a temperature of its own for each prefix. Default False, one for all
             as in ALIGN.
+        chunk_size: int, images whose logits are alive together, for batches whose logits of all
+            pairs take too much memory; see `ContrastiveScores`. Compile the model with
+            `MatryoshkaLoss(SymmetricContrastive("scores"))` then. Default None, logits of all
+            pairs.
 
     Returns:
-        `keras.Model`: a dict of both towers' inputs by name -> logits (batch, prefixes, batch).
-        The towers are its layers "image_tower" and "text_tower", see `towers`, and the
-        temperature is in its layer "similarity".
+        `keras.Model`: a dict of both towers' inputs by name -> logits (batch, prefixes, batch),
+        or with `chunk_size` scores (batch, prefixes, 2). The towers are its layers "image_tower"
+        and "text_tower", see `towers`, and the temperature is in its layer "similarity".
 
     Raises:
         ValueError: towers without embeddings (batch, d) of one width, inputs of one name, or
@@ -73,13 +80,17 @@ def dual_encoder(image_tower, text_tower, nesting_dims, temperature=0.07, per_pr
         inputs |= named
         outputs.append(named_model(tower, name)(tower.input))
     image, text = outputs
-    similarity = MatryoshkaSimilarity(
+    layer, options = MatryoshkaSimilarity, {}
+    if chunk_size is not None:
+        layer, options = ContrastiveScores, {"chunk_size": chunk_size}
+    similarity = layer(
         dims,
         temperature=temperature,
         learnable_temperature=True,
         per_prefix_temperature=per_prefix,
         dtype="float32",
         name="similarity",
+        **options,
     )
     texts = GatheredBatch(dtype="float32", name="gathered")(text)
     return keras.Model(inputs, similarity([image, texts]), name="dual_encoder")

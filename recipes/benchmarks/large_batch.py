@@ -7,7 +7,8 @@ prefix by `train_on_batch` in a plain graph:
 
 - whole: a batch as it is;
 - chunks: the same batch, the image tower in a `ChunkedEncoder`;
-- large, in chunks: the large batch, likewise.
+- large, in chunks: the large batch, likewise;
+- large, logits too: the same, and the logits of all pairs in chunks as well (`ContrastiveScores`).
 
 Peak memory is that of the first step in a process of its own, over what the process held before;
 building the step is included. Columns of the CSV: system, batch, peak_mib, memory_ratio (to whole)
@@ -39,9 +40,18 @@ from recipes.common.arguments import ScriptParser
 from recipes.common.machine import write_measurements
 from recipes.common.timing import wall_and_processor
 
-SYSTEMS = ("whole", "chunks", "large, in chunks")
-MEMORY_TARGETS, TIME_TARGETS = {SYSTEMS[2]: 1.3}, {SYSTEMS[1]: 1.25, SYSTEMS[2]: 1.25}
-SIZES = ("batch", "large_batch", "chunk_size", "pixels", "width", "smallest_dim")
+SYSTEMS = ("whole", "chunks", "large, in chunks", "large, logits too")
+LARGE = SYSTEMS[2:]
+MEMORY_TARGETS, TIME_TARGETS = dict.fromkeys(LARGE, 1.3), dict.fromkeys(SYSTEMS[1:], 1.25)
+SIZES = (
+    "batch",
+    "large_batch",
+    "chunk_size",
+    "logits_chunk_size",
+    "pixels",
+    "width",
+    "smallest_dim",
+)
 WORDS, VOCABULARY = 16, 10_000
 
 
@@ -51,18 +61,20 @@ def parse_arguments(arguments=None):
     add("--batch", type=int, default=512, help="pairs that are encoded at once")
     add("--large_batch", type=int, default=4096, help="pairs of the large batch")
     add("--chunk_size", type=int, default=128, help="images that are encoded together")
+    add("--logits_chunk_size", type=int, default=256, help="rows whose logits are alive together")
     add("--pixels", type=int, default=32, help="height and width of an image")
     add("--width", type=int, default=64, help="embedding width d")
     add("--smallest_dim", type=int, default=8, help="smallest prefix; the others double it")
     add("--memory_of", choices=SYSTEMS, help=argparse.SUPPRESS)
-    tiny = {"batch": 4, "large_batch": 8, "chunk_size": 2, "pixels": 8, "width": 16, "repeats": 1}
+    tiny = {"batch": 4, "large_batch": 8, "chunk_size": 2, "logits_chunk_size": 3}
+    tiny |= {"pixels": 8, "width": 16, "repeats": 1}
     parser.add_measuring("large_batch.csv", repeats=3, tiny=tiny)
     return parser.parse_args(arguments)
 
 
 def batch_of(system, options):
     """Pairs in a step of `system`."""
-    return options.large_batch if system == SYSTEMS[2] else options.batch
+    return options.large_batch if system in LARGE else options.batch
 
 
 def make_step(system, options):
@@ -76,8 +88,10 @@ def make_step(system, options):
     if system != "whole":
         image = ChunkedEncoder(image, options.chunk_size)
     dims = NestingDims.halving(options.width, options.smallest_dim)
-    model = dual_encoder(image, keras.Model(words, x), dims)
-    loss = MatryoshkaLoss(SymmetricContrastive("gathered"))
+    scored = system == LARGE[1]
+    logits_chunk = options.logits_chunk_size if scored else None
+    model = dual_encoder(image, keras.Model(words, x), dims, chunk_size=logits_chunk)
+    loss = MatryoshkaLoss(SymmetricContrastive("scores" if scored else "gathered"))
     model.compile(keras.optimizers.AdamW(1e-3), loss, jit_compile=False)
     rng, rows = np.random.default_rng(0), batch_of(system, options)
     batch = {

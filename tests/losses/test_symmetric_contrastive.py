@@ -244,7 +244,7 @@ def test_a_compiled_step_takes_the_oracle_gradient(span, jit_compile):
     [
         (
             lambda: SymmetricContrastive("rows"),
-            r"must be one of \('diagonal', 'gathered', 'labels'\).*'rows'",
+            r"must be one of \('diagonal', 'gathered', 'labels', 'scores'\).*'rows'",
         ),
         (lambda: symmetric_contrastive(None, LOGITS[:, :3]), r"m at least n.*y_pred \(5, 3\)"),
         (lambda: symmetric_contrastive(None, LOGITS[0]), r"m at least n.*y_pred \(5,\)"),

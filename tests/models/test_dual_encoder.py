@@ -24,6 +24,11 @@ def test_two_replicas_train_as_one(tmp_path):
     assert {"False/loss", "True/in_batch_top1_d4", "False/loss_d8"} <= found.keys()
     assert {"uneven/3/loss", "uneven/5/loss", "uneven/5/top1"} <= found.keys()
     assert found["finite/7"] == found["finite/5"] == (True, True)
+    of_chunks = {name for name in found if name.startswith("chunks/")}
+    assert "chunks/in_batch_top1_d4" in of_chunks
+    for name in of_chunks:
+        other = found[name.replace("chunks", "True")]
+        np.testing.assert_allclose(found[name], other, rtol=2e-5, atol=2e-6, err_msg=name)
     losses, _ = found["False/loss"]
     assert losses[-1] < losses[0] - 0.1
     for name, (one, two) in found.items():

@@ -19,6 +19,8 @@ from tests.support.replica_runs import save_runs
 
 DIMS = [2, 4, 8]
 PAIRS, BATCH = 32, 16
+# Name, a temperature for each prefix, and images whose logits are alive together.
+MODELS = (("False", False, None), ("True", True, None), ("chunks", True, 3))
 
 
 def tower(name, width):
@@ -27,15 +29,24 @@ def tower(name, width):
     return keras.Model(inputs, keras.layers.Dense(DIMS[-1])(hidden))
 
 
-def made_model(per_prefix_temperature):
+def made_model(per_prefix_temperature, chunk_size=None):
+    """Compiled; with `chunk_size` from scores, of the same loss and metrics."""
+    positives = "gathered" if chunk_size is None else "scores"
     keras.utils.set_random_seed(1)
     model = dual_encoder(
-        tower("image", 6), tower("text", 5), DIMS, 0.2, per_prefix=per_prefix_temperature
+        tower("image", 6),
+        tower("text", 5),
+        DIMS,
+        0.2,
+        per_prefix=per_prefix_temperature,
+        chunk_size=chunk_size,
     )
     model.compile(
         keras.optimizers.SGD(0.5),
-        loss=MatryoshkaLoss(SymmetricContrastive("gathered"), [2.0, 1.0, 0.5]),
-        metrics=per_prefix([InBatchAccuracy(), SymmetricContrastive("gathered")], DIMS),
+        loss=MatryoshkaLoss(SymmetricContrastive(positives), [2.0, 1.0, 0.5]),
+        metrics=per_prefix(
+            [InBatchAccuracy(scores=chunk_size is not None), SymmetricContrastive(positives)], DIMS
+        ),
     )
     return model
 
@@ -88,15 +99,15 @@ def uneven_batches(strategy):
 def trained(strategy):
     """Histories and final weights of training under a strategy, a dict of arrays."""
     results = uneven_batches(strategy)
-    for own in (False, True):
+    for run, own, chunk_size in MODELS:
         with strategy.scope():
-            model = made_model(own)
+            model = made_model(own, chunk_size)
         x, zeros = pairs(), np.zeros(PAIRS)
         history = model.fit(x, zeros, BATCH, epochs=4, shuffle=False, verbose=0).history
         for name, values in history.items():
-            results[f"{own}/{name}"] = np.array(values)
+            results[f"{run}/{name}"] = np.array(values)
         for i, weight in enumerate(model.weights):
-            results[f"{own}/{i}/{weight.name}"] = weight.numpy()
+            results[f"{run}/{i}/{weight.name}"] = weight.numpy()
     return results
 
 
