@@ -20,6 +20,7 @@ class Chunks:
         self.rows = first.shape[0] if known else tf.shape(first)[0]
         self.size = min(size, max(self.rows, 1)) if known else tf.clip_by_value(self.rows, 1, size)
         self.count = (self.rows + self.size - 1) // self.size
+        self.all_new = known and self.rows % self.size == 0  # else it depends on the chunk
 
     def start(self, number):
         return tf.minimum(number * self.size, self.rows - self.size)

@@ -39,8 +39,10 @@ def chunked_logsumexp(similarities, query, document, inverse_temperatures, chunk
     chunks, count = Chunks(query, chunk_size), inverse_temperatures.shape[0]
 
     def logits_of(number, queries, document, inverse):
-        is_new = chunks.is_new(number)[:, None]
         found = similarities(queries, document, inverse)
+        if chunks.all_new:
+            return found
+        is_new = chunks.is_new(number)[:, None]
         return [tf.where(is_new, one, tf.constant(LOWEST, one.dtype)) for one in found]
 
     def logsumexp(logits):
