@@ -120,6 +120,7 @@ class ContrastiveScores(MatryoshkaSimilarity):
 
     Example:
 
+    >>> import keras
     >>> from mrl_keras import MatryoshkaLoss, SymmetricContrastive
     >>> from mrl_keras.layers import MatryoshkaSimilarity
     >>> from mrl_keras.models import ContrastiveScores
