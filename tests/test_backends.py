@@ -95,7 +95,7 @@ def test_what_needs_tensorflow_says_so(backend):
         from mrl_keras.distribution import make_strategy
         from mrl_keras.evaluation import grad_cam
         from mrl_keras.export import export_saved_model
-        from mrl_keras.models import BertTokens, GardenResNet
+        from mrl_keras.models import BertTokens, ContrastiveScores, GardenResNet
         from mrl_keras.models.mask_filling import TopPieces
         encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
         for call in (
@@ -103,6 +103,7 @@ def test_what_needs_tensorflow_says_so(backend):
             lambda: grad_cam(encoder, np.zeros((1, 2, 2, 1)), "dense", 2),
             lambda: export_saved_model("nowhere", encoder, nesting_dims=[2, 4]),
             lambda: BertTokens([], 4),
+            lambda: ContrastiveScores([2, 4]),
             lambda: GardenResNet(10),
             lambda: TopPieces([]),
         ):
