@@ -147,9 +147,13 @@ def gathered_symmetric_contrastive(y_pred):
         return ops.sum(logits, axis=1)
     rows = ops.shape(logits)[0]
     sums = row_and_column_logsumexp(logits)
-    parts = gather_rows(ops.expand_dims(sums[rows:], 0))
     own = ops.arange(rows) + first_row(rows)
-    return _crossentropies(logits, own, sums[:rows], ops.logsumexp(parts, axis=0))
+    return _crossentropies(logits, own, sums[:rows], logsumexp_of_replicas(sums[rows:]))
+
+
+def logsumexp_of_replicas(columns):
+    """The logsumexp of columns (m, ...) over the rows of all replicas, from each one's own."""
+    return ops.logsumexp(gather_rows(ops.expand_dims(columns, 0)), axis=0)
 
 
 def _wide(logits):

@@ -41,8 +41,7 @@ def encode_in_chunks(encode, inputs, weights, state, output, chunk_size):
         def step(number, found, *state):
             part, after = encode(chunks.inputs(number), weights, list(state))
             changed.update({i: None for i, x in enumerate(after) if x is not state[i]})
-            start = (chunks.start(number), *[0] * len(output[0]))
-            return keras.ops.slice_update(found, start, part), *after
+            return chunks.with_new_part(found, part, number), *after
 
         def gradient(upstream):
             return *chunk_gradients(upstream), *map(tf.zeros_like, floats)

@@ -28,21 +28,21 @@ class Chunks:
     def inputs(self, number):
         return tf.nest.map_structure(lambda x: self._part(x, number), self._batch)
 
-    def is_new(self, number):
-        """Which rows of the chunk no chunk before had: bool tensor (size,)."""
-        return self.start(number) + tf.range(self.size) >= number * self.size
+    def is_new(self, number, rank):
+        """Which rows of the chunk no chunk before had: bool tensor (size, 1, ...) of `rank`."""
+        is_new = self.start(number) + tf.range(self.size) >= number * self.size
+        return tf.reshape(is_new, [-1] + [1] * (rank - 1))
 
     def new_part(self, values, number):
         """The chunk's rows of `values`, zero where the chunk before had them."""
         part = self._part(values, number)
-        is_new = tf.reshape(self.is_new(number), [-1] + [1] * (part.shape.rank - 1))
-        return tf.where(is_new, part, 0)
+        return tf.where(self.is_new(number, part.shape.rank), part, 0)
 
     def with_new_part(self, values, part, number):
         """`values` with the chunk's new rows set to those of `part`."""
-        is_new = tf.reshape(self.is_new(number), [-1] + [1] * (part.shape.rank - 1))
-        part = tf.where(is_new, part, self._part(values, number))
-        start = [self.start(number)] + [0] * (part.shape.rank - 1)
+        rank = part.shape.rank
+        part = tf.where(self.is_new(number, rank), part, self._part(values, number))
+        start = [self.start(number)] + [0] * (rank - 1)
         return keras.ops.slice_update(values, start, part)
 
     def _part(self, values, number):

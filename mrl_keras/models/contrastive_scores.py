@@ -9,10 +9,10 @@ from mrl_keras.layers.matryoshka_pairwise_cosine import nested_cosine, nested_pr
 from mrl_keras.layers.matryoshka_similarity import nested_similarity
 from mrl_keras.layers.prefix_normalization import accumulation_dtype
 from mrl_keras.lazy_tensorflow import require_backend
-from mrl_keras.losses.symmetric_contrastive import row_and_column_logsumexp
+from mrl_keras.losses.symmetric_contrastive import logsumexp_of_replicas, row_and_column_logsumexp
 from mrl_keras.models.chunks import Chunks
 from mrl_keras.registry import register
-from mrl_keras.replicas import first_row, gather_rows, replica_position
+from mrl_keras.replicas import first_row
 
 LOWEST = -1e9
 
@@ -42,7 +42,7 @@ def chunked_logsumexp(similarities, query, document, inverse_temperatures, chunk
         found = similarities(queries, document, inverse)
         if chunks.all_new:
             return found
-        is_new = chunks.is_new(number)[:, None]
+        is_new = chunks.is_new(number, rank=2)
         return [tf.where(is_new, one, tf.constant(LOWEST, one.dtype)) for one in found]
 
     def logsumexp(logits):
@@ -151,9 +151,7 @@ class ContrastiveScores(MatryoshkaSimilarity):
         )
         count = ops.shape(query)[0]
         first = first_row(count)
-        if replica_position()[1] > 1:
-            parts = gather_rows(tf.expand_dims(columns, 0))
-            columns = ops.logsumexp(parts, axis=0)
+        columns = logsumexp_of_replicas(columns)
         own = slice(first, first + count)
         positive = nested_cosine if self.normalize else nested_product
         positive = tf.concat(positive(query, document[own], self.nesting_dims), axis=1) * inverse

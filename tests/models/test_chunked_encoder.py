@@ -254,3 +254,19 @@ def test_the_encoder_is_called_with_chunks_alone():
         (gradient,) = tape.gradient(found, weights)
         np.testing.assert_array_equal(gradient, np.full((2, 3), rows))
     assert set(seen) == {(4, 2)}
+
+
+def test_rows_of_two_chunks_keep_the_value_that_has_the_gradient():
+    """A state that grows from chunk to chunk, as seeds do: the last chunk begins at row 6."""
+    weight = [tf.constant(1.0)]
+
+    def encode(x, weights, state):
+        return x * weights[0] * state[0], [state[0] + 1]
+
+    with tf.GradientTape() as tape:
+        tape.watch(weight)
+        found, _ = encode_in_chunks(
+            encode, tf.ones((ROWS, 1)), weight, [tf.constant(1.0)], ((1,), "float32"), 4
+        )
+    np.testing.assert_array_equal(found[:, 0], [1, 1, 1, 1, 2, 2, 2, 2, 3, 3])
+    assert float(tape.gradient(found, weight)[0]) == float(tf.reduce_sum(found))
