@@ -12,7 +12,7 @@ from mrl_keras.lazy_tensorflow import require_backend
 from mrl_keras.losses.symmetric_contrastive import logsumexp_of_replicas, row_and_column_logsumexp
 from mrl_keras.models.chunks import Chunks
 from mrl_keras.registry import register
-from mrl_keras.replicas import first_row
+from mrl_keras.replicas import first_row, replica_position
 
 LOWEST = -1e9
 
@@ -116,7 +116,8 @@ class ContrastiveScores(MatryoshkaSimilarity):
 
     Raises:
         ValueError: those of `MatryoshkaSimilarity`; a `chunk_size` that is no whole number above
-            0, fewer documents than queries, or another backend than TensorFlow.
+            0, fewer documents than queries, documents of one replica among several, or another
+            backend than TensorFlow.
 
     Example:
 
@@ -144,6 +145,7 @@ class ContrastiveScores(MatryoshkaSimilarity):
 
     def call(self, inputs):
         query, document = map(tf.convert_to_tensor, self._widened(inputs))
+        _check_gathered(query.shape[0], document.shape[0])
         inverse = self._inverse_temperatures(accumulation_dtype(self.compute_dtype))
         inverse = tf.stack([tf.cast(one, query.dtype) for one in inverse])
         rows, columns, largest = chunked_logsumexp(
@@ -172,3 +174,21 @@ class ContrastiveScores(MatryoshkaSimilarity):
 
     def get_config(self):
         return {**super().get_config(), "chunk_size": self.chunk_size}
+
+
+def similarity_layer(nesting_dims, chunk_size=None, **kwargs):
+    """`MatryoshkaSimilarity`, or with a `chunk_size` `ContrastiveScores`."""
+    if chunk_size is None:
+        return MatryoshkaSimilarity(nesting_dims, **kwargs)
+    return ContrastiveScores(nesting_dims, chunk_size, **kwargs)
+
+
+def _check_gathered(queries, documents):
+    """Refuse a replica's own documents where several replicas share a batch."""
+    replicas = replica_position()[1]
+    if replicas > 1 and None not in (queries, documents) and documents != replicas * queries:
+        raise ValueError(
+            f"On {replicas} replicas contrastive scores need the documents of all, {replicas} "
+            f"times as many as a replica's queries. Received {queries} queries and {documents} "
+            "documents; `GatheredBatch` gathers them."
+        )

@@ -2,9 +2,9 @@
 
 import keras
 
-from mrl_keras.layers import GatheredBatch, MatryoshkaSimilarity
+from mrl_keras.layers import GatheredBatch
 from mrl_keras.models.chunked_encoder import named_model
-from mrl_keras.models.contrastive_scores import ContrastiveScores
+from mrl_keras.models.contrastive_scores import similarity_layer
 from mrl_keras.nesting import NestingDims
 
 TOWERS = ("image_tower", "text_tower")
@@ -80,17 +80,14 @@ def dual_encoder(
         inputs |= named
         outputs.append(named_model(tower, name)(tower.input))
     image, text = outputs
-    layer, options = MatryoshkaSimilarity, {}
-    if chunk_size is not None:
-        layer, options = ContrastiveScores, {"chunk_size": chunk_size}
-    similarity = layer(
+    similarity = similarity_layer(
         dims,
+        chunk_size,
         temperature=temperature,
         learnable_temperature=True,
         per_prefix_temperature=per_prefix,
         dtype="float32",
         name="similarity",
-        **options,
     )
     texts = GatheredBatch(dtype="float32", name="gathered")(text)
     return keras.Model(inputs, similarity([image, texts]), name="dual_encoder")

@@ -122,29 +122,34 @@ class _Embedder(TrainsOnPairs):
                 accuracy within the batch of every prefix, else none.
             temperature: float, of the contrastive loss. Default 0.05.
             chunk_size: int, inputs of a batch that are encoded together, for large batches: see
-                `ChunkedEncoder`. Default None, all.
+                `ChunkedEncoder`. The loss "contrastive" has the cosines of so many inputs with
+                all others alive at a time then: see `ContrastiveScores`. Default None, all.
             **kwargs: as of `keras.Model.compile`.
 
         Raises:
             ValueError: another loss.
         """
-        made = {"contrastive": SymmetricContrastive("gathered"), "cosent": CoSENT()}
+        positives = "gathered" if chunk_size is None else "scores"
+        made = {"contrastive": SymmetricContrastive(positives), "cosent": CoSENT()}
         inner = made.get(loss, loss) if isinstance(loss, str) else loss
         if not isinstance(inner, keras.losses.Loss):
             raise ValueError(
                 f"`loss` must be one of {list(made)} or a Keras loss. Received {loss!r}."
             )
-        contrastive = isinstance(inner, SymmetricContrastive)
+        one = inner.loss if isinstance(inner, MatryoshkaLoss) else inner
+        contrastive = isinstance(one, SymmetricContrastive)
+        scores = contrastive and one.positives == "scores"
         inputs = self.input if isinstance(self.input, dict) else {self.inputs[0].name: self.input}
         encoder = keras.Model(inputs, self.output)
         if chunk_size is not None:
             encoder = ChunkedEncoder(encoder, chunk_size)
-        pairs = sentence_pairs(encoder, self.nesting_dims, temperature)
+        alive = (chunk_size or 256) if scores else None
+        pairs = sentence_pairs(encoder, self.nesting_dims, temperature, alive)
         output = pairs.output["similarity" if contrastive else "cosine"]
         trained = keras.Model(pairs.input, output, name=f"{self.name}_pairs")
         if metrics == "auto":
             dims = self.nesting_dims
-            metrics = per_prefix(InBatchAccuracy(), dims) if contrastive else None
+            metrics = per_prefix(InBatchAccuracy(scores=scores), dims) if contrastive else None
         if optimizer == "auto":
             optimizer = keras.optimizers.AdamW(5e-5)
         if not isinstance(inner, MatryoshkaLoss):

@@ -2,8 +2,9 @@
 
 import keras
 
-from mrl_keras.layers import GatheredBatch, MatryoshkaPairwiseCosine, MatryoshkaSimilarity
+from mrl_keras.layers import GatheredBatch, MatryoshkaPairwiseCosine
 from mrl_keras.models.chunked_encoder import named_model
+from mrl_keras.models.contrastive_scores import similarity_layer
 from mrl_keras.models.garden.backbone import layer_name
 from mrl_keras.models.garden.text import INPUTS, GardenBert
 from mrl_keras.models.hub import projected
@@ -57,7 +58,7 @@ def text_embedder(length, width=None, pooling="mean", **options):
     return keras.Model(inputs, encoder.output, name="text_embedder")
 
 
-def sentence_pairs(embedder, nesting_dims, temperature=0.05):
+def sentence_pairs(embedder, nesting_dims, temperature=0.05, chunk_size=None):
     """Two sentences through one embedder, and how similar they are at every prefix.
 
     Of the outputs compile those to train on:
@@ -76,6 +77,10 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
             in the memory of small ones.
         nesting_dims: `NestingDims` or list of ints that ends at d.
         temperature: float above 0 of "similarity". Default 0.05.
+        chunk_size: int, first sentences whose cosines are alive together, for batches whose
+            cosines of all pairs take too much memory: "similarity" is scores (batch, prefixes, 2)
+            then, for `MatryoshkaLoss(SymmetricContrastive("scores"))`; see `ContrastiveScores`.
+            Default None, cosines of all pairs.
 
     Returns:
         `keras.Model`: a dict of the embedder's inputs by name, once with "first_" and once with
@@ -123,15 +128,15 @@ def sentence_pairs(embedder, nesting_dims, temperature=0.05):
     first, second = (found if isinstance(found, dict) else {"": found} for found in embeddings)
     outputs = {}
     for name in layers:
-        suffix = f"_{name}" if name else ""
-        outputs |= _compared(first[name], second[name], dims, temperature, suffix)
+        pair = first[name], second[name]
+        outputs |= _compared(*pair, dims, temperature, chunk_size, f"_{name}" if name else "")
     return keras.Model(inputs, outputs, name="sentence_pairs")
 
 
-def _compared(first, second, dims, temperature, suffix):
+def _compared(first, second, dims, temperature, chunk_size, suffix):
     """The outputs of `sentence_pairs` for two embeddings (batch, d), with names that end alike."""
-    similarity = MatryoshkaSimilarity(
-        dims, temperature=temperature, dtype="float32", name=f"similarity{suffix}"
+    similarity = similarity_layer(
+        dims, chunk_size, temperature=temperature, dtype="float32", name=f"similarity{suffix}"
     )
     cosine = MatryoshkaPairwiseCosine(dims, dtype="float32", name=f"cosine{suffix}")
     everything = GatheredBatch(dtype="float32", name=f"gathered{suffix}")(second)

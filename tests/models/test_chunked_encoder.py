@@ -95,17 +95,40 @@ def test_pairs_of_sentences_are_encoded_in_chunks(chunk_size):
         np.testing.assert_allclose(value, model(x)[name], rtol=1e-5, atol=1e-6)
 
 
-def test_an_embedder_trains_in_chunks():
-    model = MatryoshkaImageEmbedder(image_tower(), nesting_dims=DIMS)
+def test_similarities_of_sentences_as_scores():
+    words = {"words": keras.Input((4,), name="words")}
+    embedder = keras.Model(words, keras.layers.Dense(4)(words["words"]))
+    x = np.random.default_rng(0).standard_normal((2, 7, 4)).astype("float32")
+    x = dict(zip(("first_words", "second_words"), x, strict=True))
     losses = []
-    for chunk_size in (None, 4):
-        optimizer = keras.optimizers.SGD(0.0)
-        model.compile(optimizer, metrics=None, chunk_size=chunk_size, jit_compile=False)
-        encoder = model._parts.trained.get_layer("embedder")
-        assert getattr(encoder, "chunk_size", None) == chunk_size
-        history = model.fit((PIXELS, PIXELS + 0.1), batch_size=ROWS, verbose=0).history
-        losses.append(history["loss"])
+    for chunk_size, positives in ((None, "gathered"), (3, "scores")):
+        outputs = sentence_pairs(embedder, DIMS, chunk_size=chunk_size)(x)
+        loss = MatryoshkaLoss(SymmetricContrastive(positives))
+        losses.append(loss(np.zeros(7), outputs["similarity"]))
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", False])
+def test_an_embedder_trains_in_chunks(jit_compile):
+    """Both the images and the cosines of all pairs; the losses without and with chunks."""
+    model = MatryoshkaImageEmbedder(image_tower(), nesting_dims=DIMS)
+    gathered, scores = map(SymmetricContrastive, ("gathered", "scores"))
+    losses = ["contrastive", "contrastive", MatryoshkaLoss(scores), MatryoshkaLoss(gathered)]
+    found = []
+    for loss, chunk_size in zip(losses, (None, 4, None, 4), strict=True):
+        optimizer = keras.optimizers.SGD(0.0)
+        model.compile(optimizer, loss, chunk_size=chunk_size, jit_compile=jit_compile)
+        pairs = model._parts.trained
+        assert getattr(pairs.get_layer("embedder"), "chunk_size", None) == chunk_size
+        similarity = pairs.get_layer("similarity")
+        alive = 256 if chunk_size is None else chunk_size
+        wanted = alive if len(found) in (1, 2) else None
+        assert getattr(similarity, "chunk_size", None) == wanted
+        history = model.fit((PIXELS, PIXELS + 0.1), batch_size=ROWS, verbose=0).history
+        found.append([value[0] for value in history.values()])
+    assert len(found[0]) == 1 + len(DIMS)  # with the accuracy of each prefix
+    for one in found[1:]:
+        np.testing.assert_allclose(one, found[0], rtol=1e-5)
 
 
 def test_gradients_are_those_of_the_whole_batch():

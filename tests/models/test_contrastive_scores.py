@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mrl_keras import InBatchAccuracy, MatryoshkaLoss, MatryoshkaSimilarity, SymmetricContrastive
-from mrl_keras.models import ContrastiveScores, dual_encoder
+from mrl_keras.models import ContrastiveScores, contrastive_scores, dual_encoder
 from tests.support import contracts
 
 DIMS = [2, 3, 6]
@@ -136,6 +136,14 @@ def test_a_dual_encoder_trains_as_with_all_logits():
         histories.append([*history, *model.get_layer("similarity").get_weights()])
     assert histories[0][1] < histories[0][0]
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-5)
+
+
+def test_documents_of_all_replicas_are_needed(monkeypatch):
+    layer = ContrastiveScores(DIMS)
+    layer.build([(7, 6), (14, 6)])
+    monkeypatch.setattr(contrastive_scores, "replica_position", lambda: (0, 2))
+    with pytest.raises(ValueError, match="2 times as many .* 7 queries and 11 documents"):
+        layer.call([QUERY, MORE])
 
 
 def test_errors():
