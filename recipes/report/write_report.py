@@ -47,21 +47,21 @@ from recipes.report.parts.page import print_summary
 from recipes.report.parts.runs import find_runs, find_variants
 from recipes.report.parts.study import Options, Study
 
-PAGES = (
-    accuracy.page,
-    cascade.page,
-    retrieval.page,
-    novel.page,
-    in_practice.page,
-    transfer.few_shot_page,
-    long_tail.page,
-    transfer.robustness_page,
-    analysis.disagreement_page,
-    analysis.superclass_page,
-    grad_cam.page,
-    analysis.spans_page,
-    ablations.page,
-)
+PAGES = {
+    "accuracy": accuracy.page,
+    "cascade": cascade.page,
+    "retrieval": retrieval.page,
+    "novel": novel.page,
+    "in_practice": in_practice.page,
+    "few_shot": transfer.few_shot_page,
+    "long_tail": long_tail.page,
+    "robustness": transfer.robustness_page,
+    "disagreement": analysis.disagreement_page,
+    "superclass": analysis.superclass_page,
+    "grad_cam": grad_cam.page,
+    "spans": analysis.spans_page,
+    "ablations": ablations.page,
+}
 LARGEST = 5_000_000
 
 
@@ -72,6 +72,8 @@ def parse_arguments(arguments=None):
     add("--variants", nargs="+", default=(), help="more such folders: runs with one change each")
     add("--out", type=pathlib.Path, required=True, help="folder to write")
     add("--cache", default="runs/report-cache", help="folder of what was computed of a run")
+    add("--pages", nargs="+", choices=PAGES, default=list(PAGES), metavar="PAGE",
+        help=f"which of {', '.join(PAGES)}")  # fmt: skip
     add("--skip_unfinished", action="store_true", help="leave out runs that are still in training")
     add("--database", type=int, default=0, help="training images to search and fit on; 0 is all")
     add("--probe_examples", type=int, default=10_000, help="training images of linear probes")
@@ -89,20 +91,21 @@ def parse_arguments(arguments=None):
     return options, parser
 
 
-def write_report(study, out, unfinished=(), command=""):
-    """Writes all pages into `out`; gives the verdicts.
+def write_report(study, out, unfinished=(), command="", names=tuple(PAGES)):
+    """Writes pages into `out`; gives the verdicts.
 
     Args:
         study: `Study`.
         out: `pathlib.Path`.
         unfinished: names of runs that were left out. Default none.
         command: str, shown on the first page.
+        names: which of `PAGES`. Default all.
     """
     start, study_start = time.time(), time.process_time()
     study.compute()
     pages = []
-    for page in tqdm(PAGES, desc="Pages", unit="page"):
-        made = page(study)
+    for name in tqdm(names, desc="Pages", unit="page"):
+        made = PAGES[name](study)
         made.write(out)
         pages.append(made)
     spent = time.process_time() - study_start, time.time() - start
@@ -119,7 +122,7 @@ def main(arguments=None):
         unfinished += more
         chosen = {name: getattr(options, name) for name in Options.__dataclass_fields__}
         study = Study(runs, ResultCache(options.cache), Options(**chosen), variants)
-        verdicts = write_report(study, options.out, unfinished, options.command)
+        verdicts = write_report(study, options.out, unfinished, options.command, options.pages)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
     print_summary(options.out, verdicts, f"{len(runs)} runs", LARGEST)

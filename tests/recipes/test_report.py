@@ -203,6 +203,15 @@ def test_index_has_verdicts_pages_cost_and_commands(made_pages):
     assert "slimmable networks want" in text
 
 
+def test_some_pages_alone(folders, made_pages, tmp_path):
+    study = study_of(folders, made_pages / ".." / "cache")
+    report.write_report(study, tmp_path, names=["superclass", "spans"])
+    check_links_and_tables(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.md")} == {
+        "README.md", "spans.md", "superclass.md",
+    }  # fmt: skip
+
+
 def test_links_resolve_and_tables_are_whole(made_pages):
     check_links_and_tables(made_pages)
 
