@@ -17,6 +17,7 @@ AVX-512, TF_ENABLE_ONEDNN_OPTS=1 in the environment makes TensorFlow use oneDNN 
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import os
 import pathlib
 import shlex
@@ -35,7 +36,6 @@ from mrl_keras.files import exists, join, write_text
 from mrl_keras.retrieval.exact.threads import available_cores
 from recipes.common.config_flags import define_config, define_folder, run_main
 from recipes.common.run import Run
-from recipes.tasks.image_classification import nesting_dims
 
 HEADS = {"mrl": "mrl", "mrl_e": "mrl_e", "ff": "ff", "slimmable": "slim"}
 COMMAND = "command.txt"
@@ -62,7 +62,7 @@ def planned_runs(options) -> dict[str, dict[str, object]]:
     if unknown:
         raise ValueError(f"--heads must be some of {list(HEADS)}. Received {unknown}.")
     seeds = [int(seed) for seed in options.seeds]
-    dims = sorted(int(dim) for dim in options.dims) or list(nesting_dims(options.config))
+    dims = sorted(int(dim) for dim in options.dims) or _trained_dims(options.config)
     given = config_flags.get_override_values(options["config"])
     found = {}
     for seed in seeds:
@@ -73,6 +73,16 @@ def planned_runs(options) -> dict[str, dict[str, object]]:
                 own = {"head": head, "seed": seed} | ({} if dim is None else {"ff_dim": dim})
                 found[f"{name}{'' if dim is None else dim}_seed{seed}"] = {**given, **own}
     return found
+
+
+def _trained_dims(config):
+    """M of a configuration; `nesting_dims` is a function of the tasks that have FF runs."""
+    task = importlib.import_module(f"recipes.tasks.{config.task}")
+    if not hasattr(task, "nesting_dims"):
+        raise ValueError(
+            f"The task {config.task!r} has no models of one dim. Train it by train.py."
+        )
+    return list(task.nesting_dims(config))
 
 
 def is_finished(workdir, values) -> bool:

@@ -412,6 +412,28 @@ def test_the_runs_of_a_report(monkeypatch):
 
 
 @ML_COLLECTIONS
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ("wikitext2_mlm", "ff128 ff8 ff16 ff32 ff64"),
+        ("sts_text_embedder", ValueError),
+    ],
+)
+def test_the_dims_are_those_of_the_task(config, wanted, monkeypatch):
+    options = flags.FlagValues()
+    train_runs.define_flags(options)
+    given = (f"--config=recipes/configs/{config}.py", "--out=runs", "--seeds=0", "--heads=ff")
+    monkeypatch.setattr("sys.argv", ["train_runs.py", *given])
+    options(["train_runs.py", *given])
+    if wanted is ValueError:
+        with pytest.raises(ValueError, match=f"{options.config.task}.* has no models of one dim"):
+            train_runs.planned_runs(options)
+    else:
+        found = train_runs.planned_runs(options)
+        assert list(found) == [f"{name}_seed0" for name in wanted.split()]
+
+
+@ML_COLLECTIONS
 def test_finished_runs_are_not_trained_again(folders, monkeypatch):
     started = []
 
