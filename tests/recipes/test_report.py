@@ -486,6 +486,8 @@ def test_from_training_to_pages(tmp_path):
     names = {path.name for path in out.iterdir()}
     assert {"grad_cam.csv", "outside.csv", "robustness_kinds.csv"} <= names
     assert len(list(out.glob("*.png"))) >= 8
+    claim = r"MRL .* a slimmable network .* \((linear|1-NN)\) \| .* by dim: 4: .* 8: .* 16: "
+    assert re.findall(claim, (out / "accuracy.md").read_text()) == ["linear", "1-NN"]
     assert {row["system"] for row in records(out / "nearest.csv")} >= {"MRL", "FF", "Slimmable"}
     # The last epoch's accuracy comes from TensorBoard's files, where training wrote some.
     assert {(row["system"], row["dims"]) for row in records(out / "fit.csv")} == {

@@ -54,7 +54,7 @@ def page(study) -> Page:
         "Accuracy at every prefix (Tables 1, 2, 4, 5; Figures 2, 3)",
         _about(study),
         [*_parts(study, linear, nearest, probes, beside), *_fit_part(study, fit)],
-        _verdicts(study, (linear, fit), nearest["top1/1nn"], probes, baselines),
+        _verdicts(study, (linear, fit), nearest["top1/1nn"], probes, baselines, slim),
         left_out,
     )
 
@@ -224,7 +224,7 @@ def _fit_part(study, fit):
         )  # fmt: skip
 
 
-def _verdicts(study, linear, nearest, probes, baselines):
+def _verdicts(study, linear, nearest, probes, baselines, slim):
     linear, fit = linear
     kinds = {"linear": linear, "1-NN": nearest}
     found = []
@@ -242,6 +242,11 @@ def _verdicts(study, linear, nearest, probes, baselines):
                 f"SVD, random and truncation baselines collapse at the lowest dim ({kind}): they "
                 "keep less than half of MRL's accuracy above chance",
                 kinds[kind]["MRL"], baselines[name], 1.0 / study.classes,
+            ))  # fmt: skip
+        for system, widths in slim[name].items():
+            found.append(claims.at_least_as_accurate(
+                f"MRL is at least as accurate as a {system.lower()} network at each of its widths, "
+                f"within the noise ({kind})", kinds[kind]["MRL"], widths,
             ))  # fmt: skip
     between = {"1-NN": nearest["MRL"], "linear probe": probes["MRL"]}
     for kind, values in between.items():
