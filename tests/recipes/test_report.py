@@ -18,7 +18,7 @@ from mrl_keras.evaluation import Outputs, RetrievalEvaluator, evaluators
 from mrl_keras.files import write_json
 from recipes.common.run import Run
 from recipes.common.training import build_compiled_model, set_up_task, train
-from recipes.report import train_runs
+from recipes.report import spread, train_runs
 from recipes.report import write_report as report
 from recipes.report.parts import page
 from recipes.report.parts.cache import ResultCache
@@ -225,6 +225,26 @@ def whole_pages(folders, variants, tmp_path_factory):
         study = study_of(folders, out / ".." / "cache", variants, novel="novel_set")
         verdicts = report.write_report(study, out)
     return out, [verdict.claim for verdict in verdicts]
+
+
+def test_the_spread_of_embeddings(folders, tmp_path):
+    study = study_of(folders, tmp_path / "cache", novel="novel_set")
+    found = {(row["model"], row["seed"]): row for row in spread.rows_of(study)}
+    assert {name for name, _ in found} == {"MRL", "MRL-E", "FF-16", "FF-2"}
+    row = found["MRL", 1]
+    assert row["dims"] == "2 4 8 16"
+    # Four classes, whose means lie in three directions, and noise of the same length in all 16.
+    assert 0.6 < row["variance_8"] < row["variance_16"] == row["variance_32"] == pytest.approx(1)
+    outputs = study.outputs(study.of("MRL")[1])
+    right = outputs["logits"][:, -1].argmax(axis=1) == outputs["labels"]
+    assert row["linear"] == right.mean()
+    assert 0.25 < row["known_mAP@10"] == row["novel_mAP@10"] <= 1  # the made outputs are the same
+
+
+def test_shares_of_variance():
+    rows = np.random.default_rng(0).standard_normal((50_000, 3)) * [3, 2, 1]
+    shares = spread.variance_shares(rows, (1, 2, 3, 9))
+    np.testing.assert_allclose(list(shares.values()), [9 / 14, 13 / 14, 1, 1], atol=0.01)
 
 
 def test_novel_classes_have_pages_of_their_own(whole_pages):
