@@ -268,5 +268,8 @@ def _with_character(one):
 if __name__ == "__main__":
     try:
         main(parse_arguments())
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, ImportError, OSError) as error:
         raise SystemExit(f"error: {error}") from None

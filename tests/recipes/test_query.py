@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ import tensorflow as tf
 from recipes import query
 from tests.support.served_model import IDS, write_model
 from tests.support.tf_serving import serving
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Answers:
@@ -162,3 +167,11 @@ def test_the_sheet_shows_what_was_found(monkeypatch, tmp_path, capsys):
         ask("folder", "emoji_captions:test:275")
     with pytest.raises(ValueError, match="The set nothing test is not there"):
         ask("folder", "nothing:test:0")
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough():
+    command = f"{sys.executable} recipes/query.py saved_models/emoji party | head -n 1"
+    options = {"shell": True, "cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    found = subprocess.run(f"set -o pipefail; {command}", executable="/bin/bash", **options)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "party\n", "")
