@@ -15,6 +15,7 @@ from mrl_keras.registry import register
 from mrl_keras.replicas import first_row, replica_position
 
 LOWEST = -1e9
+CHUNK_SIZE = 256
 
 
 def chunked_logsumexp(similarities, query, document, inverse_temperatures, chunk_size):
@@ -138,7 +139,7 @@ class ContrastiveScores(MatryoshkaSimilarity):
 
     _needs = "a list [query, document] of shapes (n, {width}) and (m, {width}) with m at least n"
 
-    def __init__(self, nesting_dims, chunk_size=256, **kwargs):
+    def __init__(self, nesting_dims, chunk_size=CHUNK_SIZE, **kwargs):
         require_backend("ContrastiveScores", "There, take MatryoshkaSimilarity.")
         super().__init__(nesting_dims, **kwargs)
         self.chunk_size = whole_number(chunk_size, "`chunk_size`")

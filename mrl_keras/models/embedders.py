@@ -9,6 +9,7 @@ from mrl_keras.layers import normalize_prefix
 from mrl_keras.losses import CoSENT, MatryoshkaLoss, SymmetricContrastive
 from mrl_keras.metrics import InBatchAccuracy, per_prefix
 from mrl_keras.models.chunked_encoder import ChunkedEncoder
+from mrl_keras.models.contrastive_scores import CHUNK_SIZE
 from mrl_keras.models.hub import (
     IMAGE_PREPROCESSORS,
     TEXT_PREPROCESSORS,
@@ -143,7 +144,7 @@ class _Embedder(TrainsOnPairs):
         encoder = keras.Model(inputs, self.output)
         if chunk_size is not None:
             encoder = ChunkedEncoder(encoder, chunk_size)
-        alive = (chunk_size or 256) if scores else None
+        alive = (chunk_size or CHUNK_SIZE) if scores else None
         pairs = sentence_pairs(encoder, self.nesting_dims, temperature, alive)
         output = pairs.output["similarity" if contrastive else "cosine"]
         trained = keras.Model(pairs.input, output, name=f"{self.name}_pairs")

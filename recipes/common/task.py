@@ -130,6 +130,34 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in TASKS.glob("[a-z]*.py"))
 
 
+def task_module(config):
+    """The module that `config.task` names.
+
+    Args:
+        config: `ml_collections.ConfigDict`; its `task` is a module of `recipes/tasks/`, or the
+            dotted name of a module elsewhere.
+
+    Raises:
+        ValueError: no such task.
+    """
+    name = config.get("task")
+    if not isinstance(name, str) or (name not in task_names() and "." not in name):
+        raise ValueError(
+            f"`config.task` must be one of {', '.join(task_names())}, or the dotted name of a "
+            f"module with a class `Task`. Received {name!r}."
+        )
+    module_name = name if "." in name else f"recipes.tasks.{name}"
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not module_name.startswith(error.name or ""):
+            raise
+        raise ValueError(
+            f"`config.task` is {name!r}, but there is no module {error.name!r}. "
+            "Is its folder on PYTHONPATH?"
+        ) from error
+
+
 def make_task(config, workdir=None) -> Task:
     """The task that `config.task` names, made from `config`.
 
@@ -142,26 +170,11 @@ def make_task(config, workdir=None) -> Task:
         ValueError: no such task, or a class that is not a complete `Task`; and what the task says
             about its own values.
     """
-    name = config.get("task")
-    if not isinstance(name, str) or (name not in task_names() and "." not in name):
-        raise ValueError(
-            f"`config.task` must be one of {', '.join(task_names())}, or the dotted name of a "
-            f"module with a class `Task`. Received {name!r}."
-        )
-    module_name = name if "." in name else f"recipes.tasks.{name}"
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not module_name.startswith(error.name or ""):
-            raise
-        raise ValueError(
-            f"`config.task` is {name!r}, but there is no module {error.name!r}. "
-            "Is its folder on PYTHONPATH?"
-        ) from error
+    module = task_module(config)
     made = getattr(module, "Task", None)
     if not isinstance(made, type) or not issubclass(made, Task):
-        raise ValueError(f"{module_name}.Task must be a subclass of recipes.common.task.Task.")
+        raise ValueError(f"{module.__name__}.Task must be a subclass of recipes.common.task.Task.")
     if made.__abstractmethods__:
         lacking = ", ".join(sorted(made.__abstractmethods__))
-        raise ValueError(f"The class {module_name}.Task lacks {lacking}.")
+        raise ValueError(f"The class {module.__name__}.Task lacks {lacking}.")
     return made(config, workdir)

@@ -17,7 +17,6 @@ AVX-512, TF_ENABLE_ONEDNN_OPTS=1 in the environment makes TensorFlow use oneDNN 
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
 import os
 import pathlib
 import shlex
@@ -36,6 +35,7 @@ from mrl_keras.files import exists, join, write_text
 from mrl_keras.retrieval.exact.threads import available_cores
 from recipes.common.config_flags import define_config, define_folder, run_main
 from recipes.common.run import Run
+from recipes.common.task import task_module
 
 HEADS = {"mrl": "mrl", "mrl_e": "mrl_e", "ff": "ff", "slimmable": "slim"}
 COMMAND = "command.txt"
@@ -77,7 +77,7 @@ def planned_runs(options) -> dict[str, dict[str, object]]:
 
 def _trained_dims(config):
     """M of a configuration; `nesting_dims` is a function of the tasks that have FF runs."""
-    task = importlib.import_module(f"recipes.tasks.{config.task}")
+    task = task_module(config)
     if not hasattr(task, "nesting_dims"):
         raise ValueError(
             f"The task {config.task!r} has no models of one dim. Train it by train.py."
