@@ -85,10 +85,10 @@ def index_bytes(
     - "nested": (4, 2 or 1) d + 4 prefixes (int8: 8, a norm and a scale) + the id + the codes,
       + 4 for the leaf if there are codes, + what ScaNN reorders by, as `NestedIndex`.
       Sign bits add D_s / 64 words of 8 bytes instead, a partition 4 bytes for each leaf of a row.
-    - "export": as "nested", but with 6 bytes for the norm at each dim where rows are bfloat16
-      and, if there are codes, 4 for the row's own number, since rows stand leaf by leaf: the
-      variables of an export. `nesting_dims` are the dims at which its tables end: the plan's,
-      without D_s where ScaNN finds the shortlist, without `reorder_dim` where it reranks.
+    - "export": as "nested" and, if there are codes, 8 for the row's own number, since rows stand
+      leaf by leaf: the variables of an export. `nesting_dims` are the dims at which its tables
+      end: the plan's, without D_s where ScaNN finds the shortlist, without `reorder_dim` where it
+      reranks.
 
     Args:
         n_rows: int, the number of rows N.
@@ -130,9 +130,7 @@ def index_bytes(
         "exact": 4 * dims.width,
         "hnsw32": 4 * dims.width + 4 * (2 * links + links / (links - 1)) + 12,
         "nested": blocks_and_ids + 4 * len(dims),
-        "export": blocks_and_ids
-        + (6 if storage == "bfloat16" else 4) * len(dims)
-        + (4 if blocks else 0),
+        "export": blocks_and_ids + 4 * len(dims) + (8 if blocks else 0),
     }
     if kind not in row_bytes:
         raise ValueError(f"`kind` must be one of {sorted(row_bytes)}. Received {kind!r}.")

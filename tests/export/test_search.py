@@ -15,7 +15,6 @@ from mrl_keras.export.graph.shortlists import (
 )
 from mrl_keras.export.graph.tables import (
     PrefixTable,
-    norm_columns,
     variable_from_ids,
     variable_from_rows,
 )
@@ -79,6 +78,21 @@ def test_scann_answers_as_in_memory(scann_index, scann_search, reordering, count
     assert [table.low for table in search.tables] == ([0] if reorders else [0, 16])
 
 
+@pytest.mark.parametrize("reorders", [False, True])
+@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("length", [2.0**-40, 2.0**-15, 2.0**15, 2.0**40])
+def test_the_length_of_a_query_changes_no_answer(
+    scann_index, scann_search, reordering, length, count, reorders
+):
+    index, search = reordering if reorders else (scann_index, scann_search)
+    queries = cases.queries(count)
+    expected, found = searched(search, queries), searched(search, queries * np.float32(length))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    one, other = (index.search(q, cases.PLAN) for q in (queries, queries * np.float32(length)))
+    np.testing.assert_array_equal(one.ids, other.ids)
+
+
 def test_the_released_parts_leave_the_searcher_alone(scann_search):
     assert all(tf.size(part) == 0 for part in scann_search.finder.parts.parts.values())
     assert searched(scann_search, cases.queries(3))["indices"].shape == (3, 7)
@@ -140,11 +154,11 @@ def test_the_partition_searches_the_leaves_that_scann_opens(metric):
 
 def test_database_chunks_do_not_change_exact_shortlists(monkeypatch):
     index = cases.index(scann=False, ids=False)
-    whole = ExactShortlist(index, cases.PLAN).find(tf.constant(cases.queries()), 25, 1)
+    whole = ExactShortlist(index, cases.PLAN).find(tf.constant(cases.queries()), True, 25, 1)
     monkeypatch.setattr("mrl_keras.export.graph.shortlists._CHUNK_ROWS", 300)
     for one, other in zip(
         whole,
-        ExactShortlist(index, cases.PLAN).find(tf.constant(cases.queries()), 25, 1),
+        ExactShortlist(index, cases.PLAN).find(tf.constant(cases.queries()), True, 25, 1),
         strict=True,
     ):
         np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -196,8 +210,9 @@ def test_no_queries_give_an_empty_answer(finders, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_zero_query_scores_zero(finders, kind):
-    found = searched(finders[kind], np.zeros((2, 32)))
+@pytest.mark.parametrize("count", [2, 30])
+def test_a_zero_query_scores_zero(finders, kind, count):
+    found = searched(finders[kind], np.zeros((count, 32)))
     assert (found["scores"].numpy() == 0).all()
     assert (found["indices"].numpy() >= 0).all()
 
@@ -216,6 +231,9 @@ def test_short_answers_are_padded_and_hold_no_row_twice(finders, kind, count, k)
         assert np.isfinite(scores[row]).all()
         assert (np.diff(scores[row][: len(real)]) <= 1e-6).all()
     assert (indices < 0).any() == (kind != "exact")
+    zeros = searched(finders[kind], np.zeros((count, 32)), k=k, shortlist=k, leaves=1)
+    real = zeros["indices"].numpy() >= 0
+    np.testing.assert_array_equal(zeros["scores"], np.where(real, 0, LOWEST_SCORE))
 
 
 def test_each_row_has_its_own_shortlist(finders):
@@ -265,12 +283,10 @@ def test_a_table_holds_dims_norms_and_an_empty_row(storage):
     table = PrefixTable(index, 4, 16, order=np.arange(50)[::-1])
     rows = table.rows.numpy().astype("float32")
     stored = np.concatenate([block.astype("float32") for block in index.blocks], axis=1)
-    np.testing.assert_array_equal(rows[:50, :12], stored[::-1, 4:16])
-    np.testing.assert_array_equal(
-        table.inverse_norms(tf.constant(rows))[:50], index.inverse_norms[::-1, 2]
-    )
-    assert rows[50, :12].sum() == 0
-    assert table.inverse_norms(tf.constant(rows))[50] == 1
+    np.testing.assert_array_equal(rows[:50], stored[::-1, 4:16])
+    np.testing.assert_array_equal(table.norms[:50], index.inverse_norms[::-1, 2])
+    assert rows[50].sum() == 0
+    assert table.norms[50] == 1
 
 
 def test_a_table_reads_blocks_on_disk_once_and_in_order(monkeypatch):
@@ -290,17 +306,6 @@ def test_a_table_reads_blocks_on_disk_once_and_in_order(monkeypatch):
     assert [start for start, _ in read[1:]] == [0, *stops[:-1]]
     assert stops[-1] == 50
     assert len(stops) > 5
-
-
-def test_norm_columns_add_up_exactly():
-    norms = np.random.default_rng(0).lognormal(0, 8, 500).astype("float32")
-    columns = norm_columns(norms, tf.bfloat16.as_numpy_dtype)
-    assert columns.shape == (500, 3)
-    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
-        total = np.zeros(500, "float32")
-        for column in order:
-            total += columns[:, column].astype("float32")
-        np.testing.assert_array_equal(total, norms)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", tf.bfloat16.as_numpy_dtype])
@@ -329,17 +334,16 @@ def test_a_table_of_codes_holds_scales_norms_and_an_empty_row(metric):
     index = NestedIndex.build(cases.vectors(50), cases.DIMS, options=options)
     table = PrefixTable(index, 4, 32, order=np.arange(50)[::-1])
     assert table.rows.dtype == tf.int8
-    assert table.rows.shape == (51, 28 + 4 * (3 + (metric == "cosine")))
+    assert table.rows.shape == (51, 28 + 4 * 3)
     stored = np.concatenate([np.asarray(block, "float32") for block in index.blocks], axis=1)
     values = table.values(table.rows)
     np.testing.assert_array_equal(values[:50], stored[::-1, 4:])
     assert (values[50].numpy() == 0).all()
-    norms = table.inverse_norms(table.rows)
     if metric == "dot":
-        assert norms is None
+        assert table.norms is None
     else:
-        np.testing.assert_array_equal(norms[:50], index.inverse_norms[::-1, 3])
-        assert norms[50] == 1
+        np.testing.assert_array_equal(table.norms[:50], index.inverse_norms[::-1, 3])
+        assert table.norms[50] == 1
 
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 20, 1])

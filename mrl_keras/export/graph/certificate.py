@@ -21,14 +21,14 @@ class Certificate:
         self._rows = len(index)
         self._bound = index.unread_bound(plan.shortlist_dim) if exact else None
 
-    def bounds(self, queries, near, counts, outside):
+    def bounds(self, queries, near, counts, answered):
         """What no row outside of each query's shortlist scores more than, float32 (queries,).
 
         Args:
-            queries: float32 (queries, width), finite.
+            queries: float32 (queries, width), finite, as they were scored.
             near: float32 (queries, size), the scores of the shortlist as `finder.find` gives them.
             counts: int32 (queries,), how many of them count; or an int or a scalar, all of them.
-            outside: bool (queries, 1), the queries without an answer.
+            answered: bool (queries, 1), the queries that get an answer.
 
         Returns:
             In the units of scores that are divided by the query's norm where the metric is cosine.
@@ -42,7 +42,7 @@ class Certificate:
             bounds = self._highest(queries, near, counts)
             if not known:
                 bounds = tf.where(counts >= self._rows, float("-inf"), bounds)
-        return tf.where(tf.squeeze(outside, 1), float("inf"), bounds)
+        return tf.where(tf.squeeze(answered, 1), bounds, float("inf"))
 
     def _highest(self, queries, near, counts):
         """`UnreadBound.highest`, for cosines divided by the norms of the queries."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from mrl_keras.export.graph.inputs import RawInputs
-from mrl_keras.export.graph.shortlists import unit_rows
 
 _NUMBERS = ("k", "shortlist", "leaves")
 _TrackableResource = tf.saved_model.experimental.TrackableResource
@@ -166,11 +165,11 @@ class ServingModule(tf.Module):
 
     def _embed_dim(self, inputs, dim):
         dim = tf.clip_by_value(dim, 1, self._width)
-        return {"embedding": unit_rows(self._encode(inputs)[:, :dim])}
+        return {"embedding": _unit_rows(self._encode(inputs)[:, :dim])}
 
     def _embed_dim_batch(self, inputs, dim):
         inside = tf.range(self._width)[None, :] < tf.clip_by_value(dim, 1, self._width)[:, None]
-        return {"embedding": unit_rows(tf.where(inside, self._encode(inputs), 0.0))}
+        return {"embedding": _unit_rows(tf.where(inside, self._encode(inputs), 0.0))}
 
     def _embed_layer(self, inputs, layer):
         """The first of the layers that is at least `layer`, or the deepest; no other one runs."""
@@ -219,6 +218,12 @@ def _function(inputs, compute, numbers=()):
         # A SavedModel reads its defaults from the function's own, where they are tensors.
         function.__defaults__ = tuple(tf.constant(n, tf.int32) for n in numbers.values())
     return tf.function(function, input_signature=specs)
+
+
+def _unit_rows(rows):
+    """Each row divided by its L2 norm; zero rows stay zero."""
+    norms = tf.math.reduce_euclidean_norm(rows, axis=-1, keepdims=True)
+    return tf.math.divide_no_nan(rows, norms)
 
 
 def _chain(encode, head):

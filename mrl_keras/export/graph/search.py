@@ -6,7 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from mrl_keras.export.graph.certificate import Certificate
-from mrl_keras.export.graph.tables import PrefixTable, variable_from_array, variable_from_ids
+from mrl_keras.export.graph.tables import (
+    PrefixTable,
+    first_dims,
+    variable_from_array,
+    variable_from_ids,
+)
 from mrl_keras.retrieval.arrays import LOWEST_SCORE
 
 _FEW_QUERIES, _MANY_QUERIES = 16, 128
@@ -40,6 +45,7 @@ class NestedSearch(tf.Module):
         self._cosine = index.metric == "cosine"
         exact = finder.kind == "exact"
         self._certificate = Certificate(index, plan, exact) if plan.certified else None
+        self._reads = self.width if plan.certified else max(finder.reads, *plan.dims)
         edges = (finder.dims_read, *plan.rerank_dims[finder.reranks :])
         self.tables = [
             PrefixTable(index, low, high, finder.order)
@@ -48,7 +54,7 @@ class NestedSearch(tf.Module):
         order, self.row_indices = finder.order, None
         self.ids = variable_from_ids(index.ids if order is None else index.ids[order])
         if order is not None:
-            row_indices = np.append(order, self.n_rows).astype(np.int32)
+            row_indices = np.append(order, -1).astype(np.int64)
             self.row_indices = variable_from_array(row_indices, "row_indices")
         embedding = tf.TensorSpec([None, self.width], tf.float32)
         number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
@@ -83,7 +89,6 @@ class NestedSearch(tf.Module):
         return _place_on_cpu(self._search)(embeddings, k, shortlist, leaves, row_numbers)
 
     def _search(self, embeddings, k, shortlist, leaves, row_numbers):
-        count = tf.shape(embeddings)[0]
         row_ks, row_shortlists = row_numbers or (None, None)
 
         def few():
@@ -91,25 +96,29 @@ class NestedSearch(tf.Module):
             return self._search_block(embeddings, row_shortlists, widths, leaves, True)
 
         def many():
-            each = tf.fill([count], shortlist) if row_shortlists is None else row_shortlists
+            each = row_shortlists
+            if each is None:
+                each = tf.fill([tf.shape(embeddings)[0]], shortlist)
             return self._search_many(embeddings, k, shortlist, leaves, each)
 
         most = tf.minimum(_FEW_QUERIES, self._most_queries(shortlist, k))
-        scores, slots, *bounds = tf.cond(count <= most, few, many)
+        # Values are counted rather than rows, which takes one op more.
+        most_values = tf.cast(most, tf.int64) * self.width
+        is_few = tf.size(embeddings, tf.int64) <= most_values
+        scores, slots, *bounds = tf.cond(is_few, few, many)
         if isinstance(k, int):
             for part in (scores, slots):
                 part.set_shape([None, k])
         if row_ks is not None:
             inside = tf.range(k)[None, :] < row_ks[:, None]
             slots = tf.where(inside, slots, self.n_rows)
-        found, indices = slots < self.n_rows, self._indices(slots)
+            scores = tf.where(inside, scores, LOWEST_SCORE)
+        # Empty slots, whose score is minus infinity, have the lowest one now.
         scores = tf.clip_by_value(scores, LOWEST_SCORE, -LOWEST_SCORE)
-        scores = tf.where(found, scores, LOWEST_SCORE)
-        answer = {
-            "ids": tf.gather(self.ids, slots),
-            "indices": tf.where(found, tf.cast(indices, tf.int64), -1),
-            "scores": scores,
-        }
+        indices = self._indices(slots)
+        if self.row_indices is None:
+            indices = tf.where(slots < self.n_rows, tf.cast(slots, tf.int64), -1)
+        answer = {"ids": tf.gather(self.ids, slots), "indices": indices, "scores": scores}
         if self._certificate is not None:
             last = scores[:, -1] if row_ks is None else tf.gather(scores, row_ks - 1, batch_dims=1)
             answer["certified"] = last > bounds[0]
@@ -168,61 +177,81 @@ class NestedSearch(tf.Module):
         `row_shortlists` None: the whole shortlist of each query.
 
         The time of one query is that of its ops, some microseconds for each, whatever they do: a
-        few queries get fewer of them, and no branch.
+        few queries get fewer of them, and no branch. Of many, no copy is made.
         """
-        squared = tf.reduce_sum(tf.square(queries), axis=1, keepdims=True)
-        finite = tf.math.is_finite(squared)
+        finite = tf.math.is_finite(tf.math.reduce_euclidean_norm(queries, axis=1, keepdims=True))
+        given, mask = first_dims(queries, self._reads), tf.cast(finite, tf.float32)
+        part = first_dims(queries, self.plan.dims[-1])
+        norms = tf.math.reduce_euclidean_norm(part, axis=1, keepdims=True)
+        inverse = tf.math.multiply_no_nan(tf.math.divide_no_nan(1.0, norms), mask)
 
         def cleaned():
-            return tf.where(finite, queries, 0.0)
+            return tf.math.multiply_no_nan(given, mask)
 
-        queries = cleaned() if few else tf.cond(tf.reduce_all(finite), lambda: queries, cleaned)
+        if few:
+            unit = tf.math.multiply_no_nan(given, inverse)
+            queries = unit if self._cosine else cleaned()
+        else:
+            queries = tf.cond(tf.reduce_all(finite), lambda: given, cleaned)
+            unit = first_dims(queries, self.finder.reads) * inverse
         candidates, widths = widths[0], widths[self.finder.reranks :]
-        scores, running, slots = self.finder.find(queries, widths[0], leaves, candidates, few)
-        outside, bounds = tf.logical_not(finite), ()
+        asked = {"given": given, "unit": unit, "scored": queries}[self.finder.asks]
+        scores, running, slots = self.finder.find(asked, finite, widths[0], leaves, candidates, few)
+        bounds = ()
         if self._certificate is not None:
             counts = candidates if row_shortlists is None else row_shortlists
-            bounds = (self._certificate.bounds(queries, scores, counts, outside),)
+            bounds = (self._certificate.bounds(queries, scores, counts, finite),)
         if row_shortlists is not None:
-            counts = tf.where(finite, tf.expand_dims(row_shortlists, 1), 0)
-            outside = tf.range(widths[0])[None, :] >= counts
-        slots = tf.where(outside, self.n_rows, slots)
+            inside = tf.range(widths[0])[None, :] < tf.expand_dims(row_shortlists, 1)
+            slots = tf.where(inside, slots, self.n_rows)
         if self.tables:
             if running is not None:
-                running = tf.where(outside, float("-inf"), running)
+                running = self._unless_empty(slots, running)
             products = _few_products if few else tf.linalg.matvec
-            scores, slots = self._rerank(queries, running, slots, widths[1:], products)
-        if self._cosine:
-            dim = self.plan.dims[-1]
-            if dim < self.width:
-                squared = tf.reduce_sum(tf.square(queries[:, :dim]), axis=1, keepdims=True)
-            scores *= tf.math.divide_no_nan(1.0, tf.sqrt(squared))
+            scores, slots = self._rerank(queries, running, slots, widths, products)
+        else:
+            scores = self._unless_empty(slots, scores)
+        if self._cosine and not few:
+            # Minus infinity stays, whatever the query.
+            scores *= tf.where(inverse > 0, inverse, 1.0)
         return scores, slots, *bounds
 
+    def _unless_empty(self, slots, values):
+        return tf.where(tf.equal(slots, self.n_rows), float("-inf"), values)
+
     def _indices(self, slots):
-        """The index's own numbers of the rows in `slots`; the number of rows in empty slots."""
+        """The index's own numbers of the rows in `slots`; -1, or the number of rows, in empty ones.
+
+        Wherever these are sorted to, their score of minus infinity is below any row's.
+        """
         return slots if self.row_indices is None else tf.gather(self.row_indices, slots)
 
-    def _rerank(self, queries, running, slots, keep, products):
-        """Each stage gathers only the dims it adds, and carries the running dot product on."""
-        for stage, (table, kept) in enumerate(zip(self.tables, keep, strict=True)):
+    def _rerank(self, queries, running, slots, widths, products):
+        """Each stage gathers only the dims it adds, and carries the running dot product on.
+
+        `widths`: how many slots the first stage gets, and each stage leaves.
+        """
+        for stage, (table, size, kept) in enumerate(
+            zip(self.tables, widths, widths[1:], strict=False)
+        ):
             last = stage == len(self.tables) - 1
             if last:
                 # By ascending index, so that equal scores come out in this order.
-                order = tf.math.top_k(-self._indices(slots), tf.shape(slots)[1]).indices
+                order = tf.math.top_k(-self._indices(slots), size).indices
                 slots = tf.gather(slots, order, batch_dims=1)
                 if running is not None:
                     running = tf.gather(running, order, batch_dims=1)
             rows = tf.gather(table.rows, slots)
             added = products(table.values(rows), table.query_part(queries))
             if running is None:
-                running = tf.where(tf.equal(slots, self.n_rows), float("-inf"), added)
+                running = self._unless_empty(slots, added)
             else:
                 running += added
-            # One op after another: handing the norms to another thread costs more than they do.
-            with tf.control_dependencies([running]):
-                norms = table.inverse_norms(rows)
-            scores = running if norms is None else running * norms
+            scores = running
+            if table.norms is not None:
+                # One op after another: handing one to another thread costs more than it does.
+                with tf.control_dependencies([running]):
+                    scores = running * tf.gather(table.norms, slots)
             scores, order = tf.math.top_k(scores, kept, sorted=last)
             slots = tf.gather(slots, order, batch_dims=1)
             if not last:

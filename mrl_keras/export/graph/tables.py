@@ -1,11 +1,11 @@
 """The database as TensorFlow variables, filled slice by slice, one table for each rerank stage.
 
-A row of a stage's table holds the dims that the stage adds and, for cosine, the row's inverse
-norm at the stage's prefix, so that one gather reads all that a stage needs of a row, as one run of
-memory. The last row of every table belongs to empty slots: its dims are zero, and the running
-product there is minus infinity, which becomes the score.
+A row of a stage's table holds the dims that the stage adds, as one run of memory; for cosine the
+rows' inverse norms at the stage's prefix stand in a table beside. The last row of every table
+belongs to empty slots: its dims are zero, and the running product there is minus infinity, which
+becomes the score.
 
-A row of int8 codes carries its scales and its norm as the bytes of float32 numbers.
+A row of int8 codes carries its scales as the bytes of float32 numbers.
 """
 
 from __future__ import annotations
@@ -73,29 +73,8 @@ def _aligned_array(shape, dtype):
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def norm_columns(inverse_norms: np.ndarray, dtype) -> np.ndarray:
-    """float32 inverse norms (rows,) as columns (rows, c) of `dtype` whose sum they are.
-
-    float32 needs one column. bfloat16 has 8 significant bits and float32 has 24, so three
-    bfloat16 columns, each the rest that the ones before leave, add up to the float32 exactly.
-
-    >>> columns = norm_columns(np.array([0.1], "float32"), tf.bfloat16.as_numpy_dtype)
-    >>> columns.shape, float(columns.astype("float32").sum()) == float(np.float32(0.1))
-    ((1, 3), True)
-    """
-    rest = np.asarray(inverse_norms, np.float32)
-    if np.dtype(dtype) == np.float32:
-        return rest[:, None]
-    columns = []
-    for _ in range(3):
-        column = rest.astype(dtype)
-        rest = rest - column.astype(np.float32)
-        columns.append(column)
-    return np.stack(columns, axis=1)
-
-
 class PrefixTable(tf.Module):
-    """The dims from `low` to `high` of every row, with the inverse norm at prefix `high`.
+    """The dims from `low` to `high` of every row, and the inverse norms at prefix `high`.
 
     Args:
         index: `NestedIndex` whose blocks are read, a slice at a time.
@@ -105,8 +84,9 @@ class PrefixTable(tf.Module):
             Defaults to the index's own order.
 
     Attributes:
-        rows: variable (index rows + 1, high - low + further columns) in the blocks' storage dtype;
-            float32 where they have several.
+        rows: variable (index rows + 1, high - low) in the blocks' storage dtype, float32 where they
+            have several; int8 codes have further columns.
+        norms: float32 variable (index rows + 1,); `None` for metric="dot".
     """
 
     def __init__(self, index, low: int, high: int, order: np.ndarray | None = None):
@@ -115,80 +95,58 @@ class PrefixTable(tf.Module):
         dims = index.nesting_dims
         first, last = dims.index(low) + 1 if low else 0, dims.index(high)
         blocks = index.blocks[first : last + 1]
-        norms = index.inverse_norms[:, last] if index.metric == "cosine" else None
         storage, count = shared_storage(blocks), len(index)
         dtype = np.dtype(np.float32) if isinstance(storage, list) else blocks[0].dtype
-        self._has_norms = norms is not None
         # The widths of the blocks that have a scale of their own.
         self._scaled = [block.shape[1] for block in blocks] if storage == "int8" else []
 
         def columns(picked):
             parts = [block[picked] for block in blocks]
             if self._scaled:
-                parts, numbers = [p.codes for p in parts], [p.scales for p in parts]
-                if norms is not None:
-                    numbers.append(norms[picked, None])
-                return np.concatenate([*parts, *(as_bytes(one) for one in numbers)], axis=1)
-            parts = [as_float32(part).astype(dtype, copy=False) for part in parts]
-            if norms is not None:
-                parts.append(norm_columns(norms[picked], dtype))
-            return np.concatenate(parts, axis=1)
+                codes, scales = [p.codes for p in parts], [_as_bytes(p.scales) for p in parts]
+                return np.concatenate([*codes, *scales], axis=1)
+            return np.concatenate([as_float32(p).astype(dtype, copy=False) for p in parts], axis=1)
 
         width = columns(slice(0, 1)).shape[1]
-        self._norm_width = 0 if self._scaled else width - (high - low)
 
         def rows(start, stop):
-            last = min(stop, count)
-            picked = slice(start, last)
-            empty = np.zeros((stop - last, width), dtype)
-            if norms is not None and self._scaled:
-                empty[:, -4:] = as_bytes(np.ones((1, 1), np.float32))
-            elif norms is not None:
-                empty[:, high - low] = 1
-            return np.concatenate([columns(picked), empty])
+            empty = np.zeros((stop - min(stop, count), width), dtype)
+            return np.concatenate([columns(slice(start, min(stop, count))), empty])
 
         places = None
         if order is not None:
             places = np.append(np.empty(count, np.int64), count)
             places[order] = np.arange(count)
-        shape, name = (count + 1, width), f"rows_{low}_{high}"
-        self.rows = variable_from_rows(shape, dtype, rows, name, places)
+        name = f"{low}_{high}"
+        self.rows = variable_from_rows((count + 1, width), dtype, rows, f"rows_{name}", places)
+        self.norms = None
+        if index.metric == "cosine":
+            norms = index.inverse_norms[:, last]
+            norms = np.append(norms if order is None else norms[order], np.float32(1))
+            self.norms = variable_from_array(norms, f"norms_{name}")
 
     def query_part(self, queries: tf.Tensor) -> tf.Tensor:
-        """The queries' dims that face `values`: (queries, width), 0 at the norm columns."""
-        whole = self.low == 0 and queries.shape[1] == self.high
-        part = queries if whole else queries[:, self.low : self.high]
-        return tf.pad(part, [[0, 0], [0, self._norm_width]]) if self._norm_width else part
+        """The queries' dims that face `values`: (queries, high - low)."""
+        return queries[:, self.low : self.high] if self.low else first_dims(queries, self.high)
 
     def values(self, rows: tf.Tensor) -> tf.Tensor:
-        """Rows (..., width) of the table as float32, for the product with `query_part`."""
+        """Rows (..., width) of the table as float32 (..., high - low)."""
         if not self._scaled:
             return tf.cast(rows, tf.float32)
-        codes = tf.cast(rows[..., : self.high - self.low], tf.float32)
-        scales = self._numbers(rows)[..., : len(self._scaled)]
+        dims, count = self.high - self.low, len(self._scaled)
+        numbers = tf.reshape(rows[..., dims:], [*tf.unstack(tf.shape(rows))[:-1], count, 4])
         # tf.repeat loses the last axis of no rows.
-        blocks = np.repeat(np.arange(len(self._scaled)), self._scaled)
-        return codes * tf.gather(scales, blocks, axis=-1)
-
-    def inverse_norms(self, rows: tf.Tensor) -> tf.Tensor | None:
-        """The inverse norms within rows (..., width), or `None` for metric="dot"."""
-        if not self._has_norms:
-            return None
-        if self._scaled:
-            return self._numbers(rows)[..., -1]
-        columns = tf.cast(rows[..., self.high - self.low :], tf.float32)
-        return columns[..., 0] if self._norm_width == 1 else tf.reduce_sum(columns, axis=-1)
-
-    def _numbers(self, rows):
-        """The float32 numbers that stand after the codes: scales, then the norm."""
-        count = len(self._scaled) + self._has_norms
-        parts = tf.reshape(
-            rows[..., self.high - self.low :], [*tf.unstack(tf.shape(rows))[:-1], count, 4]
-        )
-        return tf.bitcast(parts, tf.float32)
+        blocks = np.repeat(np.arange(count), self._scaled)
+        scales = tf.gather(tf.bitcast(numbers, tf.float32), blocks, axis=-1)
+        return tf.cast(rows[..., :dims], tf.float32) * scales
 
 
-def as_bytes(numbers: np.ndarray) -> np.ndarray:
+def first_dims(queries: tf.Tensor, dim: int) -> tf.Tensor:
+    """The first `dim` dims of the queries (queries, width); without an op where these are all."""
+    return queries if queries.shape[1] == dim else queries[:, :dim]
+
+
+def _as_bytes(numbers: np.ndarray) -> np.ndarray:
     """float32 numbers (rows, columns) as their bytes, int8 (rows, 4 columns)."""
     return np.ascontiguousarray(numbers, np.float32).view(np.int8)
 

@@ -31,7 +31,12 @@ from mrl_keras.retrieval.arrays import (
 )
 from mrl_keras.retrieval.partition.leaves import Leaves
 from mrl_keras.retrieval.scann.parameters import CODES, ScannParameters, scann_parameters
-from mrl_keras.retrieval.scann.rows import check_width, searcher_queries, searcher_rows
+from mrl_keras.retrieval.scann.rows import (
+    REORDER_WEIGHT,
+    check_width,
+    searcher_queries,
+    searcher_rows,
+)
 
 TENSOR_NAMES = (
     "scann_config",
@@ -277,6 +282,8 @@ class ScannSearcher:
             self._handle, prefixes, found, candidates, leaves, parallel
         )
         indices, scores = indices.numpy(), scores.numpy()
+        if self.parameters.reorder_dim:
+            scores = scores / np.float32(REORDER_WEIGHT)
         # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
         empty = np.isnan(scores)
         indices = np.where(empty, PAD_INDEX, indices)
