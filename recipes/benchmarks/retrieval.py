@@ -55,7 +55,7 @@ from recipes.benchmarks.parts.nested_data import NestedData, exact_map, mean_ap,
 from recipes.benchmarks.parts.retrieval_exact import measure_exact
 from recipes.benchmarks.parts.retrieval_plot import plot_growth
 from recipes.benchmarks.parts.retrieval_runs import read_table
-from recipes.benchmarks.parts.retrieval_speed import BATCH, TOLERANCE, measure_speed
+from recipes.benchmarks.parts.retrieval_speed import BATCH, PEER_NAMES, TOLERANCE, measure_speed
 from recipes.benchmarks.parts.retrieval_table import write_peers
 from recipes.benchmarks.parts.retrieval_targets import EXPORT, FUNNEL_EXPORT, reached_targets
 from recipes.common.arguments import ScriptParser, without_folders
@@ -97,6 +97,12 @@ def parse_arguments(arguments=None):
         "times the database of memory: more than 24 GiB at the paper's N",
     )
     add("--run", type=int, default=1, help="number of this run; three give medians and ranges")
+    add(
+        "--peers",
+        nargs="+",
+        choices=PEER_NAMES,
+        help="only these peers; all are hours at 10^6 rows",
+    )
     add("--seconds", type=float, default=10.0, help="for each timed pair of systems, about")
     add("--cache", default="runs/retrieval_data", help="folder of data, graphs and exports")
     tiny = {"n": [4000], "width": 64, "classes": 50, "queries": 256, "held_out": 256}

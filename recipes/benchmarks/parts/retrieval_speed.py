@@ -17,6 +17,26 @@ from recipes.common.timing import interleaved_medians
 
 BATCH = 256
 TOLERANCE = 0.1
+# (class, whether it searches all dims rather than D_s), those that take less memory first.
+PEERS = (
+    (peers.FaissHnsw, False),
+    (peers.FaissRefine, False),
+    (peers.FaissRefinePanorama, False),
+    (UsearchI8, True),
+    (UsearchF16, True),
+    (Hnswlib, True),
+    (peers.FaissFlat, True),
+    (peers.FaissHnsw, True),
+    (peers.FaissHnswPanorama, True),
+    (peers.FaissIvfPanorama, True),
+    (peers.FaissIvfPq, True),
+    (peers.FaissRaBitQ, True),
+    (peers.ScannTruncate, False),
+    (peers.ScannTruncateSoar, False),
+    (peers.ScannFullWidth, True),
+    (peers.ScannFullWidthSoar, True),
+)
+PEER_NAMES = list(dict.fromkeys(kind.__name__ for kind, _ in PEERS))
 
 
 class ExportedModel:
@@ -120,27 +140,13 @@ def sweep(case, name, system):
 
 
 def peers_of(case):
-    """(name, class, dim, file or `None`) of every peer, those that take less memory first."""
-    width, d_s = case.options.width, case.options.shortlist_dim
-    for kind, dim in (
-        (peers.FaissHnsw, d_s),
-        (peers.FaissRefine, d_s),
-        (peers.FaissRefinePanorama, d_s),
-        (UsearchI8, width),
-        (UsearchF16, width),
-        (Hnswlib, width),
-        (peers.FaissFlat, width),
-        (peers.FaissHnsw, width),
-        (peers.FaissHnswPanorama, width),
-        (peers.FaissIvfPanorama, width),
-        (peers.FaissIvfPq, width),
-        (peers.FaissRaBitQ, width),
-        (peers.ScannTruncate, d_s),
-        (peers.ScannTruncateSoar, d_s),
-        (peers.ScannFullWidth, width),
-        (peers.ScannFullWidthSoar, width),
-    ):
-        graph = issubclass(kind, peers.FaissHnsw | GraphPeer) and dim == width
+    """(name, class, dim, file or `None`) of the peers that are asked for, in `PEERS`' order."""
+    width, asked = case.options.width, case.options.peers or PEER_NAMES
+    for kind, wide in PEERS:
+        if kind.__name__ not in asked:
+            continue
+        dim = width if wide else case.options.shortlist_dim
+        graph = issubclass(kind, peers.FaissHnsw | GraphPeer) and wide
         names_dim = kind in (peers.FaissFlat, peers.FaissHnsw)
         name = f"{kind.name}, {dim} dims" if names_dim else kind.name
         yield name, kind, dim, case.file(f"{kind.__name__}_{width}") + ".graph" if graph else None
