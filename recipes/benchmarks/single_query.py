@@ -48,13 +48,13 @@ from recipes.common.timing import interleaved_times
 
 SIGNATURE, QUERIES = "retrieve_embeddings", 256
 IN_A_ROW = 200  # the first one of a turn, which finds other rows in the caches, is beyond p99
-SIZES = ("rows", "width", "shortlist_dim", "shortlist", "reorder_dim", "kept", "rerank_dim")
+SIZES = ("width", "shortlist_dim", "shortlist", "reorder_dim", "kept", "rerank_dim")
 
 
 def parse_arguments(arguments=None):
     parser = ScriptParser(__file__, __doc__)
     add = parser.add_argument
-    add("--rows", type=int, default=100_000, help="rows of the database")
+    add("--n", type=int, nargs="+", default=[100_000, 300_000], help="rows of the databases")
     add("--width", type=int, default=2048, help="embedding width d")
     add("--shortlist_dim", type=int, default=32, help="dims that find the shortlist")
     add("--shortlist", type=int, default=280, help="rows that the shortlist holds")
@@ -63,17 +63,17 @@ def parse_arguments(arguments=None):
     add("--rerank_dim", type=int, default=1024, help="dims of the rerank")
     add("--threads", type=int, default=8, help="threads that ask at once")
     add("--cache", default="runs/retrieval_data", help="folder of the database file")
-    tiny = {"rows": 2000, "width": 64, "shortlist_dim": 8, "shortlist": 50, "reorder_dim": 16}
+    tiny = {"n": [2000], "width": 64, "shortlist_dim": 8, "shortlist": 50, "reorder_dim": 16}
     tiny |= {"rerank_dim": 32, "threads": 2, "repeats": 1}
     parser.add_measuring("single_query.csv", repeats=15, tiny=tiny)
     return parser.parse_args(arguments)
 
 
-def export(options, folder):
+def export(n, options, folder):
     """The path of an export of the index, and queries (n, 1, width)."""
     data = NestedData(options.width)
-    rows, _ = data.rows(options.rows, options.cache)
-    leaves = max(1, round(options.rows**0.5))
+    rows, _ = data.rows(n, options.cache)
+    leaves = max(1, round(n**0.5))
     scann = ScannParameters(leaves, max(1, leaves // 100), reorder_dim=options.reorder_dim)
     stored = IndexOptions(storage="bfloat16", shortlist_dim=options.shortlist_dim, scann=scann)
     dims = NestingDims.halving(options.width, 8)
@@ -117,7 +117,7 @@ def queries_a_second(ask, inputs, threads):
     return threads * len(inputs) / (time.perf_counter() - started)
 
 
-def measure(path, queries, options):
+def measure(n, path, queries, options):
     """One row for each client."""
     loaded = load(path)  # held: its searcher goes with it
     signature = loaded.signatures[SIGNATURE]
@@ -153,6 +153,7 @@ def measure(path, queries, options):
             quartiles = np.percentile(rates[:, 1] / rates[:, 0], [25, 75])
             rows.append(
                 {
+                    "n": n,
                     "client": name,
                     "p50_us": np.percentile(timed, 50),
                     "p99_us": np.percentile(timed, 99),
@@ -169,12 +170,14 @@ def measure(path, queries, options):
 
 
 def main(options):
-    with tempfile.TemporaryDirectory() as folder:
-        path, queries = export(options, folder)
-        rows = measure(path, queries, options)
+    rows = []
+    for n in options.n:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(n, *export(n, options, folder), options)
     for row in rows:
         print(
-            f"{row['client']:12} p50 {row['p50_us']:8.1f} us  p99 {row['p99_us']:8.1f} us  "
+            f"{row['n']:8} {row['client']:12} p50 {row['p50_us']:8.1f} us  "
+            f"p99 {row['p99_us']:8.1f} us  "
             f"processor {row['processor_us']:8.1f} us  {row['ops']} ops  threads: "
             f"{row['queries_per_second_of_threads'] / row['queries_per_second']:.2f} x one "
             f"({row['threads_ratio_quartiles']})"
