@@ -41,6 +41,7 @@ def load(path: str, check_versions: bool = True):
         OSError: a remote folder that can't be read, or vanishes.
         ImportError: the model needs the ops of ScaNN or tensorflow-text and they are not
             installed.
+        tf.errors.ResourceExhaustedError: more memory is needed than there is.
 
     Example:
 
@@ -198,7 +199,7 @@ def _whole_export(directory):
     try:
         with remote_errors(directory):
             yield
-    except PermissionError:
+    except (PermissionError, tf.errors.ResourceExhaustedError):  # no memory is no damage
         raise
     except (OSError, ValueError, tf.errors.OpError) as error:
         if "not registered" in str(error):  # an op of a library that is not known here

@@ -95,3 +95,14 @@ def test_a_closed_model_is_refused(tmp_path):
         assert inline("embed", inputs=np.zeros((2, 4)))["embedding"].shape == (2, 8)
     with pytest.raises(ValueError, match="the model is closed"):
         inline("embed", inputs=np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("loading", [InlineModel, load])
+def test_a_lack_of_memory_is_not_told_as_damage(exported, loading, monkeypatch):
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    for module in (tf.saved_model, tf.compat.v1.saved_model):
+        monkeypatch.setattr(module, "load", full)
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="OOM"):
+        loading(exported.path)
