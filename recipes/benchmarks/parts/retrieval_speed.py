@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import gc
 import itertools
 import time
 
@@ -40,24 +40,37 @@ PEER_NAMES = list(dict.fromkeys(kind.__name__ for kind, _ in PEERS))
 
 
 class ExportedModel:
-    """The SavedModel with the interface of a peer: loaded, and inline for one query at a time."""
+    """The SavedModel with the interface of a peer: by `load`, and inline for one query at a time.
+
+    One of the two is held, the one asked last, so that large peers fit beside it.
+    """
 
     knobs, ascending, exact, reused = (None,), True, False, True
 
     def __init__(self, path):
-        self.model = load(path)
-        self._retrieve = self.model.signatures["retrieve_embeddings"]
-        self._path = path
+        self._path, self._model = path, None
 
-    @functools.cached_property
-    def _inline(self):
-        return InlineModel(self._path)  # once the memory of the loaded model is measured
+    def _as(self, kind):
+        if not isinstance(self._model, kind):
+            if isinstance(self._model, InlineModel):
+                self._model.close()
+            self._model = None
+            gc.collect()
+            self._model = kind(self._path)
+        return self._model
 
     def search(self, queries, knob=None):
-        return self._retrieve(embedding=tf.constant(queries))["ids"].numpy()
+        signature = self._as(_Loaded).retrieve
+        return signature(embedding=tf.constant(queries))["ids"].numpy()
 
     def search_one(self, queries, knob=None):
-        return self._inline("retrieve_embeddings", embedding=queries)["ids"]
+        return self._as(InlineModel)("retrieve_embeddings", embedding=queries)["ids"]
+
+
+class _Loaded:
+    def __init__(self, path):
+        self._held = load(path)
+        self.retrieve = self._held.signatures["retrieve_embeddings"]
 
 
 class Recorded:
