@@ -102,9 +102,8 @@ class NestedSearch(tf.Module):
             return self._search_many(embeddings, k, shortlist, leaves, each)
 
         most = tf.minimum(_FEW_QUERIES, self._most_queries(shortlist, k))
-        # Values are counted rather than rows, which takes one op more.
-        most_values = tf.cast(most, tf.int64) * self.width
-        is_few = tf.size(embeddings, tf.int64) <= most_values
+        # Counting rows rather than values would take one op more.
+        is_few = tf.size(embeddings, tf.int64) <= tf.cast(most, tf.int64) * self.width
         scores, slots, *bounds = tf.cond(is_few, few, many)
         if isinstance(k, int):
             for part in (scores, slots):
@@ -177,7 +176,7 @@ class NestedSearch(tf.Module):
         `row_shortlists` None: the whole shortlist of each query.
 
         The time of one query is that of its ops, some microseconds for each, whatever they do: a
-        few queries get fewer of them, and no branch. Of many, no copy is made.
+        few queries get fewer of them, and no branch. Many are not copied.
         """
         finite = tf.math.is_finite(tf.math.reduce_euclidean_norm(queries, axis=1, keepdims=True))
         given, mask = first_dims(queries, self._reads), tf.cast(finite, tf.float32)
