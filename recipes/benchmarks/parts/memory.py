@@ -42,15 +42,20 @@ def status_bytes(name: str) -> int:
 
 
 def available_bytes() -> int:
-    """The memory that the machine can still give."""
+    """The memory that the machine can still give, after what is free here was given back."""
+    _give_back()
     return _bytes_in("/proc/meminfo", "MemAvailable")
 
 
 def held_bytes() -> int:
     """The process's resident bytes without mapped files, after what is free was given back."""
+    _give_back()
+    return status_bytes("RssAnon")
+
+
+def _give_back():
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return status_bytes("RssAnon")
 
 
 def _bytes_in(path, name):
