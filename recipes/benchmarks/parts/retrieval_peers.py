@@ -111,7 +111,12 @@ class FaissHnsw(FaissPeer):
     knobs = SQRT_2_STEPS
 
     def make(self, width, n_rows):
-        return faiss.IndexHNSWFlat(self.dim, 32)
+        index = faiss.IndexHNSWFlat(self.dim, 32)
+        # Room for all rows: doubling it while rows come would hold up to 3 times as many.
+        codes = faiss.downcast_index(index.storage).codes
+        codes.resize(n_rows * index.storage.sa_code_size())
+        codes.resize(0)
+        return index
 
     def set(self, knob):
         self.index.hnsw.efSearch = knob
