@@ -68,6 +68,10 @@ def plot_panels(panels: Sequence[Panel], path, hollow=frozenset(), columns=2) ->
         ticks = sorted({x for points in panel.lines.values() for x in points})
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
         axis.minorticks_off()
+        low, high = axis.get_ylim()
+        if high < 10 * low:  # powers of 10 alone would leave this axis without a number
+            axis.set_yticks(*_spaced_ticks(low, high))
+            axis.set_ylim(low, high)
         axis.grid(True, which="both", alpha=0.3)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -76,3 +80,9 @@ def plot_panels(panels: Sequence[Panel], path, hollow=frozenset(), columns=2) ->
         [handles[label] for label in shown], shown, loc="outside lower center", ncols=3, fontsize=8
     )
     save_figure(figure, path, dpi=130)
+
+
+def _spaced_ticks(low, high):
+    """Five ticks at equal ratios within a range, and their labels."""
+    ticks = np.geomspace(low, high, 7)[1:-1]
+    return ticks, [f"{tick:.3g}" for tick in ticks]
