@@ -23,8 +23,9 @@ What a server needs to know:
   are left out, over REST all must be sent. Their `_batch` variants take one number for each row:
   use these where a server merges requests into batches, and turn its warm-up off, which
   sends scalars too.
-- **One query at a time** is answered soonest on the thread that asks: by `InlineModel`, and in a
-  server by the environment variable TF_NUM_INTEROP_THREADS=-1.
+- **From Python** `SessionModel` answers soonest, batches and single queries. One query at a time is
+  best answered on the thread that asks, as it does; a server does so by the environment variable
+  TF_NUM_INTEROP_THREADS=-1.
 - **Empty slots** hold id "" or -1, index -1 and the lowest float32, since JSON has no NaN or
   infinity. A query with NaN or infinity gets only empty slots; its neighbours are untouched.
 - **Versions.** The index cannot grow in place: export the next version. A server holds the old and
@@ -33,16 +34,16 @@ What a server needs to know:
   searcher is built. Export again instead.
 """
 
-from mrl_keras.export.loading import InlineModel, load
+from mrl_keras.export.loading import SessionModel, load
 from mrl_keras.export.manifest import load_manifest
 from mrl_keras.export.options import Retrieval, ServingOptions
 from mrl_keras.export.saved_model import export_saved_model
 from mrl_keras.export.versions import models_config, write_models_config
 
 __all__ = [
-    "InlineModel",
     "Retrieval",
     "ServingOptions",
+    "SessionModel",
     "export_saved_model",
     "load",
     "load_manifest",

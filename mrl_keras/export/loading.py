@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
+from mrl_keras.checks import whole_number
 from mrl_keras.export.custom_ops import OP_LIBRARIES
 from mrl_keras.export.manifest import load_manifest
 from mrl_keras.export.versions import version_directory
@@ -53,41 +54,46 @@ def load(path: str, check_versions: bool = True):
         return tf.saved_model.load(directory)
 
 
-class InlineModel:
-    """An exported model that answers on the thread that asks: one query in the least time.
+class SessionModel:
+    """An exported model from NumPy to NumPy, with the least work beside its own.
 
-    What `load` gives hands ops to a pool of threads. Waking a thread takes longer than all the ops
-    of one query, and so such a query takes several times as long. Large batches are faster there,
-    where their blocks of queries run side by side. Threads may share an `InlineModel`.
+    What `load` gives makes a tensor of every array and hands ops to a pool of threads. Waking a
+    thread takes longer than all the ops of one query: one query, or a few, are answered here on
+    the thread that asks. Larger batches get the pool, where their ops run side by side. Threads may
+    share a `SessionModel`.
 
-    In TF Serving the environment variable TF_NUM_INTEROP_THREADS=-1 does the same.
+    In TF Serving the environment variable TF_NUM_INTEROP_THREADS=-1 answers all requests on the
+    thread that asks.
 
     Args:
         path, check_versions: as for `load`.
+        inline_rows: int, up to how many rows of an input are answered on the thread that asks.
+            Defaults to 32, where both take as long; 0 gives the pool everything.
 
     Attributes:
         signatures: dict from names to {name of an input: (dtype, shape)}.
 
     Raises:
-        ValueError, OSError, ImportError: as `load`.
+        ValueError: as `load`, or `inline_rows` below 0.
+        OSError, ImportError, tf.errors.ResourceExhaustedError: as `load`.
 
     Example:
 
-    >>> with InlineModel("saved_models/digits") as model:                # doctest: +SKIP
+    >>> with SessionModel("saved_models/digits") as model:               # doctest: +SKIP
     ...     model("retrieve_embeddings", embedding=query[None])["ids"]
     """
 
-    def __init__(self, path: str, check_versions: bool = True):
+    def __init__(self, path: str, check_versions: bool = True, inline_rows: int = 32):
+        inline_rows = whole_number(inline_rows, "`inline_rows`", least=0)
         directory = _prepared(path, check_versions)
-        config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=-1)
-        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
         with contextlib.ExitStack() as unless_loaded:
             unless_loaded.callback(self._session.close)
             with _whole_export(directory), self._session.graph.as_default():
                 loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], directory)
             unless_loaded.pop_all()
         self._calls = {
-            name: _Call(self._session, name, signature)
+            name: _Call(self._session, name, signature, inline_rows)
             for name, signature in loaded.signature_def.items()
             if not name.startswith("__")
         }
@@ -125,8 +131,9 @@ class InlineModel:
 class _Call:
     """One signature of a session, and its inputs {name: (dtype, shape)}."""
 
-    def __init__(self, session, name, signature):
+    def __init__(self, session, name, signature, inline_rows):
         self._name, self._outputs = name, list(signature.outputs)
+        self._inline_rows = inline_rows
         self.inputs = {
             one: (tf.as_dtype(info.dtype), tf.TensorShape(info.tensor_shape))
             for one, info in signature.inputs.items()
@@ -141,13 +148,17 @@ class _Call:
         options.feed.extend(info.name for info in signature.inputs.values())
         options.fetch.extend(info.name for info in signature.outputs.values())
         # The public make_callable goes through Session.run, which takes twice as long.
-        self._run = session._make_callable_from_options(options)
+        self._run_in_pool = session._make_callable_from_options(options)
+        options.run_options.inter_op_thread_pool = -1
+        self._run_inline = session._make_callable_from_options(options)
 
     def __call__(self, given):
         if given.keys() != self.inputs.keys():
             given = self._complete(given)
         values = [self._array(name, given[name]) for name in self.inputs]
-        return dict(zip(self._outputs, self._run(*values), strict=True))
+        rows = max((len(value) for value in values if value.ndim), default=1)
+        run = self._run_inline if rows <= self._inline_rows else self._run_in_pool
+        return dict(zip(self._outputs, run(*values), strict=True))
 
     def _complete(self, given):
         given = {**self._defaults, **given}

@@ -6,7 +6,7 @@ Exports an index of parts/nested_data.py with a ScaNN shortlist, and asks its si
 `retrieve_embeddings` for one query at a time, in turns, through
 
 - Python: the signature of the loaded model, ids as a NumPy array;
-- InlineModel: `mrl_keras.export.InlineModel`, all outputs as NumPy arrays;
+- SessionModel: `mrl_keras.export.SessionModel`, on the thread that asks, all outputs as arrays;
 - C API: `TF_SessionRun` on a tensor that is there, as TF Serving calls it; no array is made;
 - C API inline: the same on the thread that asks (inter_op_parallelism_threads -1).
 
@@ -37,7 +37,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrl_keras import NestingDims
-from mrl_keras.export import InlineModel, ServingOptions, export_saved_model, load
+from mrl_keras.export import ServingOptions, SessionModel, export_saved_model, load
 from mrl_keras.retrieval import IndexOptions, NestedIndex, ScannParameters, SearchPlan
 from recipes.benchmarks.parts.c_api import Library, Model
 from recipes.benchmarks.parts.nested_data import NestedData
@@ -132,10 +132,10 @@ def measure(n, path, queries, options):
             stack.callback(model.close)
             return [stack.enter_context(model.call({fed: one}, outputs)) for one in queries]
 
-        model = stack.enter_context(InlineModel(path))
+        model = stack.enter_context(SessionModel(path))
         clients = {
             "Python": (lambda one: signature(embedding=tf.constant(one))["ids"].numpy(), queries),
-            "InlineModel": (lambda one: model(SIGNATURE, embedding=one), queries),
+            "SessionModel": (lambda one: model(SIGNATURE, embedding=one), queries),
             "C API": (lambda call: call(id), calls(b"")),
             "C API inline": (lambda call: call(id), calls(inline)),
         }

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras.export import InlineModel, export_saved_model, load, load_manifest
+from mrl_keras.export import SessionModel, export_saved_model, load, load_manifest
 from mrl_keras.export.versions import model_versions, version_directory
 from mrl_keras.retrieval import NestedIndex, SearchPlan, bulk_search, load_bulk_search
 
@@ -50,14 +50,14 @@ def test_a_part_of_a_model_is_refused(model, name):
 
 
 @pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001"])
-@pytest.mark.parametrize("read", [load, InlineModel])
+@pytest.mark.parametrize("read", [load, SessionModel])
 def test_a_model_without_its_variables_is_refused(model, name, read):
     os.remove(model / "1" / "variables" / name)
     with pytest.raises(ValueError, match="One is missing or damaged: .* export the model again"):
         read(model)
 
 
-@pytest.mark.parametrize("read", [load, InlineModel])
+@pytest.mark.parametrize("read", [load, SessionModel])
 def test_a_cut_graph_is_refused(model, read):
     path = model / "1" / "saved_model.pb"
     path.write_bytes(path.read_bytes()[:500])

@@ -172,6 +172,26 @@ def test_the_gather_budget_only_cuts_blocks(monkeypatch):
     np.testing.assert_array_equal(searched(search, cases.queries())["ids"], expected.ids)
 
 
+@pytest.mark.parametrize("count", [3, 40, 300])
+def test_equal_scores_come_by_ascending_index(count):
+    random = np.random.default_rng(0)
+    signs = np.where(random.random((20, 32)) < 0.5, -1.0, 1.0)
+    rows = signs[random.permutation(np.repeat(np.arange(20), 30))]
+    index = NestedIndex.build(
+        rows,
+        cases.DIMS,
+        options=IndexOptions(metric="dot", shortlist_dim=8, partition=PartitionParameters(8, 9, 9)),
+    )
+    plan = SearchPlan((8, 32), (200,), k=50, leaves=9)
+    search = NestedSearch(index, plan, PartitionShortlist)
+    assert (np.diff(search.row_indices[:-1]) < 0).any()
+    found = searched(search, signs[np.arange(count) % 20])
+    scores, indices = found["scores"].numpy(), found["indices"].numpy()
+    equal = scores[:, 1:] == scores[:, :-1]
+    assert 0.5 < equal.mean() < 1
+    assert (np.diff(indices)[equal] > 0).all()
+
+
 @pytest.fixture(scope="module")
 def finders(scann_index, scann_search, reordering):
     exact = cases.index(scann=False)

@@ -110,7 +110,7 @@ def test_input_pipeline(tmp_path):
 def test_single_query(tmp_path):
     pytest.importorskip("scann")
     rows = run_tiny("single_query", tmp_path, f"--cache={tmp_path}")
-    clients = ["Python", "InlineModel", "C API", "C API inline"]
+    clients = ["Python", "SessionModel", "C API", "C API inline"]
     assert [row["client"] for row in rows] == clients
     for row in rows:
         assert 0 < float(row["p50_us"]) <= float(row["p99_us"])

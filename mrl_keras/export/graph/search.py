@@ -14,16 +14,16 @@ from mrl_keras.export.graph.tables import (
 )
 from mrl_keras.retrieval.arrays import LOWEST_SCORE
 
-_FEW_QUERIES, _MANY_QUERIES = 16, 128
-_BLOCK_BYTES = 16 << 20
-_BLOCKS_AT_ONCE = 4
+_FEW_QUERIES, _MANY_QUERIES = 16, 256
+_BLOCK_BYTES = 32 << 20
+_BLOCKS_AT_ONCE = 2
 
 
 class NestedSearch(tf.Module):
     """A `SearchPlan` over a `NestedIndex` as a graph function.
 
     The answers are those of `NestedIndex.search`. Queries are taken in blocks, so that the
-    gathered rows stay within a few megabytes and, in one call, the blocks keep several cores busy.
+    gathered rows stay within some megabytes. A block's ops use several cores each.
 
     Args:
         index: `NestedIndex`.
@@ -58,8 +58,8 @@ class NestedSearch(tf.Module):
             self.row_indices = variable_from_array(row_indices, "row_indices")
         embedding = tf.TensorSpec([None, self.width], tf.float32)
         number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
-        # A tf.function would run the blocks one after another, because it orders stateful ops and
-        # the searcher's lookup counts as one. They only read, so a wrapped graph is safe.
+        # A tf.function would run the searches of a block one after another, because it orders
+        # stateful ops, and they count as such. They only read, so a wrapped graph is safe.
         self._search_many = tf.compat.v1.wrap_function(
             _place_on_cpu(self._search_blocks), [embedding, number, number, number, numbers]
         )
@@ -144,31 +144,37 @@ class NestedSearch(tf.Module):
 
     def _search_blocks(self, queries, k, shortlist, leaves, row_shortlists):
         widths, count = self._widths(shortlist, k), tf.shape(queries)[0]
-        half = tf.clip_by_value((count + 1) // 2, _FEW_QUERIES, _MANY_QUERIES)
-        block = tf.minimum(half, self._most_queries(shortlist, k))
-        blocks = (count + block - 1) // block
+        most = tf.minimum(_MANY_QUERIES, self._most_queries(shortlist, k))
+        blocks = (count + most - 1) // most
+        block = (count + blocks - 1) // blocks
+
+        def search(part):
+            compute = _place_on_cpu(self._search_block)
+            return compute(queries[part], row_shortlists[part], widths, leaves, False)
 
         def body(number, *arrays):
-            part = slice(number * block, (number + 1) * block)
-            search = _place_on_cpu(self._search_block)
-            found = search(queries[part], row_shortlists[part], widths, leaves, False)
+            found = search(slice(number * block, (number + 1) * block))
             written = (array.write(number, one) for array, one in zip(arrays, found, strict=True))
             return number + 1, *written
 
         kinds = [(tf.float32, [None, None]), (tf.int32, [None, None])]
         if self._certificate is not None:
             kinds.append((tf.float32, [None]))
-        arrays = [
-            tf.TensorArray(dtype, blocks, infer_shape=False, element_shape=shape)
-            for dtype, shape in kinds
-        ]
-        _, *arrays = tf.while_loop(
-            lambda number, *_: number < blocks,
-            body,
-            (0, *arrays),
-            parallel_iterations=_BLOCKS_AT_ONCE,
-        )
-        return tuple(array.concat() for array in arrays)
+
+        def in_turn():
+            arrays = [
+                tf.TensorArray(dtype, blocks, infer_shape=False, element_shape=shape)
+                for dtype, shape in kinds
+            ]
+            _, *arrays = tf.while_loop(
+                lambda number, *_: number < blocks,
+                body,
+                (0, *arrays),
+                parallel_iterations=_BLOCKS_AT_ONCE,
+            )
+            return tuple(array.concat() for array in arrays)
+
+        return tf.cond(blocks > 1, in_turn, lambda: search(slice(None)))
 
     def _search_block(self, queries, row_shortlists, widths, leaves, few):
         """(scores, slots) of a block, and for a certified plan what bounds all other rows.
@@ -206,8 +212,7 @@ class NestedSearch(tf.Module):
         if self.tables:
             if running is not None:
                 running = self._unless_empty(slots, running)
-            products = _few_products if few else tf.linalg.matvec
-            scores, slots = self._rerank(queries, running, slots, widths, products)
+            scores, slots = self._rerank(queries, running, slots, widths, few)
         else:
             scores = self._unless_empty(slots, scores)
         if self._cosine and not few:
@@ -225,7 +230,7 @@ class NestedSearch(tf.Module):
         """
         return slots if self.row_indices is None else tf.gather(self.row_indices, slots)
 
-    def _rerank(self, queries, running, slots, widths, products):
+    def _rerank(self, queries, running, slots, widths, few):
         """Each stage gathers only the dims it adds, and carries the running dot product on.
 
         `widths`: how many slots the first stage gets, and each stage leaves.
@@ -234,14 +239,10 @@ class NestedSearch(tf.Module):
             zip(self.tables, widths, widths[1:], strict=False)
         ):
             last = stage == len(self.tables) - 1
-            if last:
-                # By ascending index, so that equal scores come out in this order.
-                order = tf.math.top_k(-self._indices(slots), size).indices
-                slots = tf.gather(slots, order, batch_dims=1)
-                if running is not None:
-                    running = tf.gather(running, order, batch_dims=1)
+            if last and few:
+                slots, running = self._by_index(slots, running, size)
             rows = tf.gather(table.rows, slots)
-            added = products(table.values(rows), table.query_part(queries))
+            added = _products(table.values(rows), table.query_part(queries))
             if running is None:
                 running = self._unless_empty(slots, added)
             else:
@@ -251,11 +252,34 @@ class NestedSearch(tf.Module):
                 # One op after another: handing one to another thread costs more than it does.
                 with tf.control_dependencies([running]):
                     scores = running * tf.gather(table.norms, slots)
+            if last and not few:
+                return self._best(scores, slots, size, kept)
             scores, order = tf.math.top_k(scores, kept, sorted=last)
             slots = tf.gather(slots, order, batch_dims=1)
             if not last:
                 running = tf.gather(running, order, batch_dims=1)
         return scores, slots
+
+    def _by_index(self, slots, values, size):
+        """By ascending index: top_k then brings equal scores out in this order."""
+        order = tf.math.top_k(-self._indices(slots), size).indices
+        parts = (slots, values)
+        return tuple(p if p is None else tf.gather(p, order, batch_dims=1) for p in parts)
+
+    def _best(self, scores, slots, size, kept):
+        """The best of many queries' rows; equal scores, which are rare, by ascending index."""
+        ranked, order = tf.math.top_k(scores, size)
+
+        def by_index():
+            again, values = self._by_index(slots, scores, size)
+            best, order = tf.math.top_k(values, kept)
+            return best, tf.gather(again, order, batch_dims=1)
+
+        def as_ranked():
+            return ranked[:, :kept], tf.gather(slots, order[:, :kept], batch_dims=1)
+
+        ties = tf.reduce_any(tf.equal(ranked[:, 1:], ranked[:, :-1]))
+        return tf.cond(ties, _place_on_cpu(by_index), _place_on_cpu(as_ranked))
 
 
 def _place_on_cpu(compute):
@@ -271,6 +295,6 @@ def _place_on_cpu(compute):
     return computed
 
 
-def _few_products(rows, queries):
-    """matvec for a few queries, without the matrix library's fixed cost for each call."""
+def _products(rows, queries):
+    """matvec without the matrix library, whose fixed cost for each query is that of many rows."""
     return tf.reduce_sum(rows * tf.expand_dims(queries, 1), axis=-1)

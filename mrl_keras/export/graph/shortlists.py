@@ -187,26 +187,32 @@ class ScannShortlist(tf.Module):
 
     def find(self, queries, answered, size, leaves, candidates=None, few=False):
         _, ops = scann_ops()
+        handle = self.searcher.handle()
         found = tf.minimum(size, self.n_rows)
         candidates = tf.minimum(size if candidates is None else candidates, self.n_rows)
         # The serial search refuses an empty batch, the parallel one answers it.
         parallel = tf.size(queries) < 1
         if not few:
             parallel |= tf.shape(queries)[0] >= _PARALLEL_FROM
-        slots, scores = ops.scann_search_batched(
-            self.searcher.handle(),
-            self._scann_queries(queries),
-            found,
-            candidates,
-            leaves,
-            parallel,
-        )
-        for part in (slots, scores):
-            part.set_shape([None, None])  # the op's own shapes are unknown
-        # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
-        slots = tf.where(tf.equal(scores, scores) & answered, slots, self.n_rows)
-        # Leaves with few rows, and no queries, give fewer columns.
-        return None, None, _pad_columns(slots, size, self.n_rows)
+
+        def search(asked, answered):
+            slots, scores = ops.scann_search_batched(
+                handle, asked, found, candidates, leaves, parallel
+            )
+            for part in (slots, scores):
+                part.set_shape([None, None])  # the op's own shapes are unknown
+            # ScaNN fills short rows with index 0 and score NaN, which would read as row 0.
+            slots = tf.where(tf.equal(scores, scores) & answered, slots, self.n_rows)
+            # Leaves with few rows, and no queries, give fewer columns.
+            return _pad_columns(slots, size, self.n_rows)
+
+        asked = self._scann_queries(queries)
+        if few:
+            return None, None, search(asked, answered)
+        # ScaNN's pool has a thread less than there are cores: on two cores it would use one.
+        half = (tf.shape(queries)[0] + 1) // 2
+        slots = [search(asked[p], answered[p]) for p in (slice(None, half), slice(half, None))]
+        return None, None, tf.concat(slots, axis=0)
 
 
 class PartitionShortlist(tf.Module):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 
 import numpy as np
-import tensorflow as tf
 
-from mrl_keras.export import InlineModel, load
+from mrl_keras.export import SessionModel
 from recipes.benchmarks.parts import retrieval_peers as peers
 from recipes.benchmarks.parts.memory import held_bytes
 from recipes.benchmarks.parts.retrieval_graphs import GraphPeer, Hnswlib, UsearchF16, UsearchI8
@@ -40,38 +38,20 @@ PEER_NAMES = list(dict.fromkeys(kind.__name__ for kind, _ in PEERS))
 
 
 class ExportedModel:
-    """The SavedModel with the interface of a peer: by `load`, and inline for one query at a time.
-
-    One of the two is held, the one asked last, so that large peers fit beside it: TensorFlow keeps
-    the memory of a model that was freed, and the next one takes it.
-    """
+    """The SavedModel with the interface of a peer."""
 
     knobs, ascending, exact, reused = (None,), True, False, True
 
     def __init__(self, path):
-        self._path, self._model = path, None
-
-    def _as(self, kind):
-        if not isinstance(self._model, kind):
-            if isinstance(self._model, InlineModel):
-                self._model.close()
-            self._model = None
-            gc.collect()
-            self._model = kind(self._path)
-        return self._model
+        self._model = SessionModel(path)
 
     def search(self, queries, knob=None):
-        signature = self._as(_Loaded).retrieve
-        return signature(embedding=tf.constant(queries))["ids"].numpy()
+        return self._model("retrieve_embeddings", embedding=queries)["ids"]
 
-    def search_one(self, queries, knob=None):
-        return self._as(InlineModel)("retrieve_embeddings", embedding=queries)["ids"]
+    search_one = search
 
-
-class _Loaded:
-    def __init__(self, path):
-        self._held = load(path)
-        self.retrieve = self._held.signatures["retrieve_embeddings"]
+    def close(self):
+        self._model.close()
 
 
 class Recorded:
@@ -218,5 +198,7 @@ def measure_speed(case, exports):
     # Last, because TensorFlow keeps the memory of a model that was loaded, beside large peers too.
     for name in others:
         _, plan, build_seconds = exports[name]
-        measure(name, *loaded(name), build_seconds, plan)
+        system, held = loaded(name)
+        measure(name, system, held, build_seconds, plan)
+        system.close()
         yield speed, swept

@@ -1,4 +1,4 @@
-"""A model that answers on the thread that asks."""
+"""A model from NumPy to NumPy, which answers few rows on the thread that asks."""
 
 import concurrent.futures
 
@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrl_keras.export import InlineModel, export_saved_model, load
+from mrl_keras.export import SessionModel, export_saved_model, load
 from tests.export import cases
 
 
 @pytest.fixture(scope="module", params=["path", "plain", "second"])
 def pair(request, exported):
-    """(the inline model, what `load` gives), with and without ScaNN."""
+    """(the model in a session, what `load` gives), with and without ScaNN."""
     path = getattr(exported, request.param)
-    with InlineModel(path) as inline:
-        yield inline, load(path)
+    with SessionModel(path) as model:
+        yield model, load(path)
 
 
 def features(count):
@@ -25,19 +25,19 @@ def features(count):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 40])
 def test_the_answers_are_those_of_load(pair, count):
-    inline, loaded = pair
+    model, loaded = pair
     inputs = {"features": features(count), "embedding": cases.queries(count)}
     for name, signature in loaded.signatures.items():
-        known = {key: value for key, value in inputs.items() if key in inline.signatures[name]}
+        known = {key: value for key, value in inputs.items() if key in model.signatures[name]}
         known |= {
             key: np.full(shape if shape.rank == 0 else [count], 3, dtype.as_numpy_dtype)
-            for key, (dtype, shape) in inline.signatures[name].items()
+            for key, (dtype, shape) in model.signatures[name].items()
             if key not in known
         }
         if name.endswith("_batch") and not count:
             continue
         expected = signature(**{key: tf.constant(value) for key, value in known.items()})
-        answer = inline(name, **known)
+        answer = model(name, **known)
         assert answer.keys() == expected.keys()
         for key, value in expected.items():
             if value.dtype == tf.float32:
@@ -47,21 +47,36 @@ def test_the_answers_are_those_of_load(pair, count):
 
 
 def test_optional_inputs_have_their_defaults(pair):
-    inline, _ = pair
+    model, _ = pair
     queries = cases.queries(2)
-    expected = inline("retrieve_embeddings", embedding=queries)["ids"]
-    found = inline("retrieve_embeddings_dynamic", embedding=queries)["ids"]
+    expected = model("retrieve_embeddings", embedding=queries)["ids"]
+    found = model("retrieve_embeddings_dynamic", embedding=queries)["ids"]
     np.testing.assert_array_equal(found, expected)
-    assert inline("retrieve_embeddings_dynamic", embedding=queries, k=2)["ids"].shape == (2, 2)
+    assert model("retrieve_embeddings_dynamic", embedding=queries, k=2)["ids"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("inline_rows", [0, 7, 100])
+def test_where_rows_are_answered_changes_no_answer(exported, inline_rows):
+    loaded, queries = load(exported.path), cases.queries(40)
+    with SessionModel(exported.path, inline_rows=inline_rows) as model:
+        for part in (queries[:7], queries):
+            found = model("retrieve_embeddings", embedding=part)["scores"]
+            expected = loaded.signatures["retrieve_embeddings"](embedding=tf.constant(part))
+            np.testing.assert_allclose(found, expected["scores"], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_below_none_are_refused(exported):
+    with pytest.raises(ValueError, match="`inline_rows` must be at least 0. Received -1"):
+        SessionModel(exported.path, inline_rows=-1)
 
 
 def test_threads_share_a_model(pair):
-    inline, _ = pair
+    model, _ = pair
     queries = cases.queries(40)
-    expected = inline("retrieve_embeddings", embedding=queries)["indices"]
+    expected = model("retrieve_embeddings", embedding=queries)["indices"]
 
     def ask(one):
-        return inline("retrieve_embeddings", embedding=one[None])["indices"][0]
+        return model("retrieve_embeddings", embedding=one[None])["indices"][0]
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         found = list(pool.map(ask, queries))
@@ -91,13 +106,13 @@ def test_refusals(pair, name, inputs, text):
 def test_a_closed_model_is_refused(tmp_path):
     inputs = keras.Input((4,))
     encoder = keras.Model(inputs, keras.layers.Dense(8)(inputs))
-    with InlineModel(export_saved_model(tmp_path / "m", encoder, nesting_dims=[4, 8])) as inline:
-        assert inline("embed", inputs=np.zeros((2, 4)))["embedding"].shape == (2, 8)
+    with SessionModel(export_saved_model(tmp_path / "m", encoder, nesting_dims=[4, 8])) as model:
+        assert model("embed", inputs=np.zeros((2, 4)))["embedding"].shape == (2, 8)
     with pytest.raises(ValueError, match="the model is closed"):
-        inline("embed", inputs=np.zeros((2, 4)))
+        model("embed", inputs=np.zeros((2, 4)))
 
 
-@pytest.mark.parametrize("loading", [InlineModel, load])
+@pytest.mark.parametrize("loading", [SessionModel, load])
 def test_a_lack_of_memory_is_not_told_as_damage(exported, loading, monkeypatch):
     def full(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
