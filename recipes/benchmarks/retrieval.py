@@ -124,6 +124,9 @@ class Case:
         options = self.options
         data = NestedData(options.width, options.classes)
         self.dims = NestingDims.halving(options.width, 8)
+        # A plan may stop at the paper's interpolated dims too, between the last nesting dims.
+        between = [dim for dim in self.dims.interpolated() if dim > options.width // 4]
+        self.stored_dims = sorted([*self.dims, *between])
         self.rows, self.row_labels = data.rows(self.n, options.cache)
         self.queries, self.labels = data.queries(options.queries)
         self.held_out = data.queries(options.held_out, held_out=True)
@@ -163,12 +166,12 @@ def chosen_plan(case):
     started, d_s = time.perf_counter(), options.shortlist_dim
     scann = memory.scann_for(case.n, d_s, options.reorder_dim)
     stored = IndexOptions(storage="bfloat16", shortlist_dim=d_s, scann=scann)
-    index = NestedIndex.build(case.rows, case.dims, options=stored)
+    index = NestedIndex.build(case.rows, case.stored_dims, options=stored)
     queries, labels = case.held_out
     space = TuningSpace(
         shortlist_dims=[d_s],
         shortlists=(50, 70, 100, 140, 200, 280),
-        rerank_dims=[dim for dim in case.dims if dim >= options.width // 4 and dim > d_s],
+        rerank_dims=[dim for dim in case.stored_dims if dim >= max(options.width // 4, d_s + 1)],
         leaf_shares=(0.0015, 0.0025, 0.01),
         kept=(12, 15, 20, 25, 30, 40),
     )
@@ -208,7 +211,7 @@ def measure_exports(case, plan, folder):
     np.save(queries_path, case.queries[:BATCH])
     for name, (plan, storage) in wanted.items():
         made = memory.in_own_process(
-            memory.export, rows_path=str(case.path), dims=list(case.dims),
+            memory.export, rows_path=str(case.path), dims=case.stored_dims,
             plan=dataclasses.asdict(plan), storage=storage, folder=os.path.join(folder, name),
             reorder_dim=case.options.reorder_dim if name == EXPORT else 0,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from mrl_keras.retrieval.arrays import LOWEST_SCORE
 _FEW_QUERIES, _MANY_QUERIES = 16, 256
 _BLOCK_BYTES = 32 << 20
 _BLOCKS_AT_ONCE = 2
+_PART_BYTES, _MOST_PARTS = 4 << 20, 4
 
 
 class NestedSearch(tf.Module):
@@ -50,6 +51,11 @@ class NestedSearch(tf.Module):
         self.tables = [
             PrefixTable(index, low, high, finder.order)
             for low, high in zip(edges, edges[1:], strict=False)
+        ]
+        sizes = [plan.shortlist_size, *plan.rerank_sizes][finder.reranks :]
+        self._parts = [
+            int(np.clip(_MANY_QUERIES * _row_bytes(table) * size / _PART_BYTES, 1, _MOST_PARTS))
+            for table, size in zip(self.tables, sizes, strict=False)
         ]
         order, self.row_indices = finder.order, None
         self.ids = variable_from_ids(index.ids if order is None else index.ids[order])
@@ -135,7 +141,7 @@ class NestedSearch(tf.Module):
     def _most_queries(self, shortlist, k):
         """How many queries fit into a block whose largest gather stays within its budget."""
         row_bytes = [
-            4 * width * int(table.rows.shape[1])
+            width * _row_bytes(table)
             for width, table in zip(
                 self._widths(shortlist, k)[self.finder.reranks :], self.tables, strict=False
             )
@@ -241,8 +247,7 @@ class NestedSearch(tf.Module):
             last = stage == len(self.tables) - 1
             if last and few:
                 slots, running = self._by_index(slots, running, size)
-            rows = tf.gather(table.rows, slots)
-            added = _products(table.values(rows), table.query_part(queries))
+            added = self._products(table, slots, queries, 1 if few else self._parts[stage])
             if running is None:
                 running = self._unless_empty(slots, added)
             else:
@@ -259,6 +264,24 @@ class NestedSearch(tf.Module):
             if not last:
                 running = tf.gather(running, order, batch_dims=1)
         return scores, slots
+
+    def _products(self, table, slots, queries, parts):
+        """The rows' products with the queries over the dims of a table, (queries, slots).
+
+        One part of the queries after another, so that what an op writes is still in the caches
+        when the next one reads it. Without the matrix library, whose fixed cost for each query is
+        that of many rows.
+        """
+        asked, products = [(slots, table.query_part(queries))], []
+        if parts > 1:
+            step = (tf.shape(slots)[0] + parts - 1) // parts
+            cuts = [slice(number * step, (number + 1) * step) for number in range(parts)]
+            asked = [tuple(whole[cut] for whole in asked[0]) for cut in cuts]
+        for rows, query in asked:
+            with tf.control_dependencies(products[-1:]):
+                values = table.values(tf.gather(table.rows, rows))
+                products.append(tf.reduce_sum(values * tf.expand_dims(query, 1), axis=-1))
+        return tf.concat(products, axis=0) if parts > 1 else products[0]
 
     def _by_index(self, slots, values, size):
         """By ascending index: top_k then brings equal scores out in this order."""
@@ -295,6 +318,6 @@ def _place_on_cpu(compute):
     return computed
 
 
-def _products(rows, queries):
-    """matvec without the matrix library, whose fixed cost for each query is that of many rows."""
-    return tf.reduce_sum(rows * tf.expand_dims(queries, 1), axis=-1)
+def _row_bytes(table):
+    """Bytes of a row of a table as float32."""
+    return 4 * int(table.rows.shape[1])

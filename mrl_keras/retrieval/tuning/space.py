@@ -29,7 +29,7 @@ class TuningSpace:
         leaf_shares: floats in (0, 1], shares of the leaves to open, for shortlists that ScaNN or a
             partition finds. The defaults are 0.25, 1, 2, 5, 10 and 20 %.
         kept: ints above k, for funnels of two reranks: a dim between D_s and D_r, at most a
-            quarter of D_r, keeps so many rows of the shortlist for D_r. `()` tries none. The
+            third of D_r, keeps so many rows of the shortlist for D_r. `()` tries none. The
             defaults are 20 and 40: at 300,000 x 2048 such plans were the fastest that lost less
             than a tenth of a point of mAP@10.
 
@@ -101,7 +101,7 @@ class TuningSpace:
                 forms += [(d_s, *between, d_r), (d_s, *between[:4], d_r)]
             for dims, size in itertools.product(forms, sizes):
                 yield dims, SearchPlan.funnel(dims, size, k).sizes
-            middle = [dim for dim in between if self.funnels and 4 * dim <= d_r]
+            middle = [dim for dim in between if self.funnels and 3 * dim <= d_r]
             for dim, size, rows in itertools.product(middle, sizes, kept):
                 if k < rows < size:
                     yield (d_s, dim, d_r), (size, rows)
