@@ -15,9 +15,10 @@ Writes into the output folder: speed.csv (one row for each N and system), sweep.
 exact.csv (one-pass exact search), memory.csv, targets.csv (what was wanted and reached), peers.md
 (the table to read) and growth.png. Rows of another N or --run that are there already are kept, and
 the last three give the median over the runs with its range. `memory_bytes` is what a system added
-to the process's own pages, `build_seconds` the time from the file of rows to an index; graphs over
-all dims are kept in the cache, each as large as the database, and their time is that of the run
-that built them. Each row has date, hardware, versions and command.
+to the process's own pages, of an export in a process of its own; `build_seconds` the time from the
+file of rows to an index; graphs over all dims are kept in the cache, each as large as the database,
+and their time is that of the run that built them. Each row has date, hardware, versions and
+command.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ def chosen_plan(case):
 
 
 def measure_exports(case, plan, folder):
-    """({name: (path, plan, seconds to build the index)}, rows of memory.csv).
+    """({name: (path, plan, seconds to build the index, bytes once loaded)}, rows of memory.csv).
 
     The chosen plan is exported with bfloat16 blocks, as it is. It may stop short of the full
     width, and then so does the export; the paper's funnel, with both storages, is what memory is
@@ -216,7 +217,7 @@ def measure_exports(case, plan, folder):
             reorder_dim=case.options.reorder_dim if name == EXPORT else 0,
         )  # fmt: skip
         held = memory.in_own_process(memory.loaded, path=made["path"], queries_path=queries_path)
-        exports[name] = made["path"], plan, made["build_seconds"]
+        exports[name] = made["path"], plan, made["build_seconds"], held["loaded"]
         sizes = {"export peak": made["peak"], "disk": made["disk"], **held}
         for what, size in sizes.items():
             rows.append(
