@@ -198,6 +198,14 @@ def test_plans_of_the_space(index):
     assert list(only.plans(index, 10)) == [SearchPlan((4, 16), (50,))]
 
 
+def test_the_middle_of_a_funnel_is_at_most_a_third_of_its_last_dim():
+    rows = np.random.default_rng(0).standard_normal((60, 24))
+    index = NestedIndex.build(rows, (4, 8, 16, 24))
+    space = TuningSpace([4], (50,), [16, 24], kept=(20,), single_stage=False)
+    skipping = [plan.dims for plan in space.plans(index, 10) if plan.sizes == (50, 20)]
+    assert skipping == [(4, 8, 24)]
+
+
 def test_shortlists_are_cut_to_the_rows_and_never_below_k(index):
     space = TuningSpace([4], (5, 10**6), [32], funnels=False, single_stage=False)
     assert [plan.sizes for plan in space.plans(index, 10)] == [(10,), (1200,)]
