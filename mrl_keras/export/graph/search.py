@@ -17,6 +17,7 @@ from mrl_keras.retrieval.arrays import LOWEST_SCORE
 _FEW_QUERIES, _MANY_QUERIES = 16, 256
 _BLOCK_BYTES = 32 << 20
 _BLOCKS_AT_ONCE = 2
+# What a part of a rerank gathers, about; each further part costs some ops.
 _PART_BYTES, _MOST_PARTS = 4 << 20, 4
 
 
