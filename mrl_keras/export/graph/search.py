@@ -53,10 +53,9 @@ class NestedSearch(tf.Module):
             PrefixTable(index, low, high, finder.order)
             for low, high in zip(edges, edges[1:], strict=False)
         ]
-        sizes = [plan.shortlist_size, *plan.rerank_sizes][finder.reranks :]
         self._parts = [
-            int(np.clip(_MANY_QUERIES * _row_bytes(table) * size / _PART_BYTES, 1, _MOST_PARTS))
-            for table, size in zip(self.tables, sizes, strict=False)
+            int(np.clip(_MANY_QUERIES * gathered / _PART_BYTES, 1, _MOST_PARTS))
+            for gathered in self._gathered_bytes(plan.shortlist_size, plan.k)
         ]
         order, self.row_indices = finder.order, None
         self.ids = variable_from_ids(index.ids if order is None else index.ids[order])
@@ -139,15 +138,18 @@ class NestedSearch(tf.Module):
         keep = [most(k, least(shortlist, size)) for size in self.plan.rerank_sizes]
         return [shortlist, *keep, k]
 
+    def _gathered_bytes(self, shortlist, k):
+        """Bytes, as float32, of what each rerank gathers for a query."""
+        widths = self._widths(shortlist, k)[self.finder.reranks :]
+        return [
+            4 * width * int(table.rows.shape[1])
+            for width, table in zip(widths, self.tables, strict=False)
+        ]
+
     def _most_queries(self, shortlist, k):
         """How many queries fit into a block whose largest gather stays within its budget."""
-        row_bytes = [
-            width * _row_bytes(table)
-            for width, table in zip(
-                self._widths(shortlist, k)[self.finder.reranks :], self.tables, strict=False
-            )
-        ]
-        return tf.maximum(_BLOCK_BYTES // tf.reduce_max([1, *row_bytes]), 1)
+        most = tf.reduce_max([1, *self._gathered_bytes(shortlist, k)])
+        return tf.maximum(_BLOCK_BYTES // most, 1)
 
     def _search_blocks(self, queries, k, shortlist, leaves, row_shortlists):
         widths, count = self._widths(shortlist, k), tf.shape(queries)[0]
@@ -317,8 +319,3 @@ def _place_on_cpu(compute):
             return compute(*inputs)
 
     return computed
-
-
-def _row_bytes(table):
-    """Bytes of a row of a table as float32."""
-    return 4 * int(table.rows.shape[1])
