@@ -12,16 +12,22 @@ from mrl_keras.files import write_csv
 from mrl_keras.retrieval.exact.threads import available_cores
 
 PACKAGES = ("mrl_keras", "keras", "tensorflow", "numpy")
+# What tells processors apart whose names are the same, the widest first.
+_VECTOR_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
-def processor_name() -> str:
-    """The model name of the processor."""
+def processor_name(cpuinfo: str = "/proc/cpuinfo") -> str:
+    """The model name of the processor, and its widest vector instructions in brackets."""
     try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":", 1)[1] for line in file if line.startswith("model name")]
+        with open(cpuinfo) as file:
+            lines = [line.partition(":") for line in file]
     except OSError:
-        names = []
-    return names[0].strip() if names else platform.processor() or platform.machine()
+        lines = []
+    about = {name.strip(): value.strip() for name, _, value in lines}
+    name = about.get("model name") or platform.processor() or platform.machine()
+    flags = about.get("flags", "").split()
+    widest = next((one for one in _VECTOR_INSTRUCTIONS if one in flags), None)
+    return f"{name} ({widest})" if widest else name
 
 
 def accelerator_names() -> list[str]:
