@@ -7,6 +7,7 @@ import pytest
 
 from recipes.benchmarks import contrastive
 from recipes.common.arguments import ScriptParser, without_folders
+from recipes.common.machine import processor_name
 
 
 def run_tiny(name, tmp_path, *arguments):
@@ -155,6 +156,25 @@ def test_int8(tmp_path):
     for row in rows:
         assert 2 < float(row["bytes"]) / float(row["int8_bytes"]) < 4
         assert abs(float(row["points"])) < 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("flags : fma avx2", "Some CPU (avx2)"),
+        ("flags : avx2 avx512f avx512_bf16", "Some CPU (avx512_bf16)"),
+        ("flags : sse2", "Some CPU"),
+        ("", "Some CPU"),
+    ],
+)
+def test_processor_name_has_its_widest_vector_instructions(tmp_path, flags, name):
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor : 0\nmodel name : Some CPU\n{flags}\n")
+    assert processor_name(path) == name
+
+
+def test_processor_has_a_name_where_the_system_lists_none(tmp_path):
+    assert processor_name(tmp_path / "nothing")
 
 
 class TestScriptParser:
