@@ -79,7 +79,7 @@ embedding         seconds:  N / (workers x rows a second)
 Rows of {deploy_width} dims stored in bfloat16 (the times are those of float32), plan {plan}, a
 tree that opens {opened:.0%} of its leaves; machines with {ram_gb:.0f} GB for rows, {disk_gb:.0f}
 GB of SSD and {machine_cores} cores; the constants above. Of the rows, the first {dim} dims are in
-memory; the others are in memory or on SSD.
+memory; the others are in memory or on SSD. {workers} cores embed.
 
 {table}
 
@@ -252,6 +252,7 @@ def main(options):
         ram_gb=options.ram_gb,
         disk_gb=options.disk_gb,
         machine_cores=options.cores,
+        workers=options.workers,
         table=capacity_table(found),
         command=options.command,
     )
