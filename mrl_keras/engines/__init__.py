@@ -2,7 +2,7 @@
 
 | | `NestedIndex` | `QdrantEngine` | `PgvectorEngine` | `VespaApplication` |
 |---|---|---|---|---|
-| shortlist | exact, ScaNN, sign bits, a partition | HNSW on a vector | HNSW on a prefix | HNSW on a field |
+| shortlist | exact, ScaNN, signs, leaves | HNSW on a vector | HNSW on a prefix | HNSW on a field |
 | reranks | any number | any number | any number | two |
 | exact answers | yes, certified | `exact=True` | `exact=True` | of the shortlist |
 | rows change | no: build again | yes | yes | yes |

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import config_pb2
 
 from mrl_keras.checks import whole_number
 from mrl_keras.export.custom_ops import OP_LIBRARIES
-from mrl_keras.export.manifest import load_manifest
+from mrl_keras.export.manifest import manifest_of
 from mrl_keras.export.versions import version_directory
 from mrl_keras.files import remote_errors
 
@@ -111,10 +111,11 @@ class SessionModel:
             ValueError: an unknown signature, a missing, unknown or misshaped input, or a closed
                 model.
         """
-        if signature not in self._calls:
+        call = self._calls.get(signature)
+        if call is None:
             known = ", ".join(self._calls) or "none: the model is closed"
             raise ValueError(f"`signature` must be one of {known}. Received {signature!r}.")
-        return self._calls[signature](inputs)
+        return call(inputs)
 
     def close(self):
         """Frees the model's memory."""
@@ -172,18 +173,30 @@ class _Call:
         array = np.asarray(value)
         if array.dtype != known:
             dtype = self.inputs[name][0]
-            text = dtype == tf.string and array.dtype.kind in "USO"
-            if not text and not np.can_cast(array.dtype, known, "same_kind"):
+            text = dtype == tf.string
+            fits = (
+                array.dtype.kind in "US" if text else np.can_cast(array.dtype, known, "same_kind")
+            )
+            if not fits:
                 raise ValueError(
                     f"`{name}` of {self._name} must be {dtype.name}. Received {array.dtype}."
                 )
-            array = array.astype(known)
+            array = _cast(array, known)
         if shape is not None and not _fits(array.shape, shape):
             raise ValueError(
                 f"`{name}` of {self._name} must have the shape {self.inputs[name][1]}. Received "
                 f"{array.shape}."
             )
         return array
+
+
+def _cast(array, dtype):
+    """`array` in another dtype of its kind; whole numbers out of range become the nearest one."""
+    if dtype.kind in "iu" and array.dtype.kind in "iu":
+        to, own = np.iinfo(dtype), np.iinfo(array.dtype)
+        array = np.clip(array, max(to.min, own.min), min(to.max, own.max))
+    with np.errstate(over="ignore"):  # inf, as the search takes what is no number
+        return array.astype(dtype)
 
 
 def _fits(shape, wanted):
@@ -195,7 +208,8 @@ def _fits(shape, wanted):
 
 def _prepared(path, check_versions):
     """The folder of a version, once its libraries are checked and its custom ops are there."""
-    directory, manifest = version_directory(path), load_manifest(path)
+    directory = version_directory(path)
+    manifest = manifest_of(directory)
     if check_versions:
         _check_versions(manifest)
     for package, library in OP_LIBRARIES.items():
@@ -217,7 +231,8 @@ def _whole_export(directory):
             raise
         raise ValueError(
             f"The files of {directory} must be those of one whole export. One is missing or "
-            f"damaged: {str(error).splitlines()[0][:300]} Copy or export the model again."
+            f"damaged: {(str(error) or type(error).__name__).splitlines()[0][:300]} Copy or export "
+            "the model again."
         ) from error
 
 

@@ -13,11 +13,11 @@ from mrl_keras.version import __version__
 
 FORMAT_VERSION = 1
 EXTRA = "assets.extra"
-_NAME = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 def library_versions(custom_ops) -> dict[str, str]:
-    """The versions of the libraries that made the model, by their import names."""
+    """The versions of Python and of the packages that made the model, by their names for pip."""
     versions = {"python": platform.python_version(), "mrl_keras": __version__}
     names = ["tensorflow", "keras", "numpy"]
     names += [OP_LIBRARIES[package].name for package in custom_ops if package in OP_LIBRARIES]
@@ -27,7 +27,7 @@ def library_versions(custom_ops) -> dict[str, str]:
 def describe_index(index, search, bounds) -> dict:
     """The manifest's part on nested retrieval: the index, and what its `NestedSearch` does."""
     plan, shortlist = search.plan, None
-    if index.shortlist is not None and plan.shortlist_dim == index.shortlist.dim:
+    if search.finder.kind != "exact":
         shortlist = {"dim": index.shortlist.dim, **index.shortlist.parameters.to_dict()}
     return {
         "rows": len(index),
@@ -61,7 +61,7 @@ def write_manifest(directory: str, content: dict) -> None:
         raise ValueError(
             f"The manifest must hold finite numbers, strings, lists and dicts only: {error}."
         ) from error
-    write_text(join(directory, EXTRA, _NAME), text + "\n")
+    write_text(join(directory, EXTRA, MANIFEST), text + "\n")
 
 
 def plain_numbers(values):
@@ -91,16 +91,21 @@ def load_manifest(path: str) -> dict:
     Raises:
         ValueError: there is no SavedModel, or it has no manifest of this format.
     """
-    directory = version_directory(path)
+    return manifest_of(version_directory(path))
+
+
+def manifest_of(directory: str) -> dict:
+    """The manifest of a version's folder, as `load_manifest`."""
     if not exists(join(directory, MODEL_FILE)):
         raise ValueError(
             f"{directory} must be a whole SavedModel. It has no {MODEL_FILE}: copy or export it "
             "again, or name the folder of another version."
         )
-    file_name = join(directory, EXTRA, _NAME)
+    file_name = join(directory, EXTRA, MANIFEST)
     if not exists(file_name):
         raise ValueError(
-            f"{path} must be a model that `export_saved_model` wrote. It has no {EXTRA}/{_NAME}; "
+            f"{directory} must be a model that `export_saved_model` wrote. It has no "
+            f"{EXTRA}/{MANIFEST}; "
             "where it had one, copy it again with all its files."
         )
     advice = "Read it with the version of mrl_keras that wrote it."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mrl_keras.checks import whole_number
+from mrl_keras.export.manifest import EXTRA, MANIFEST
+from mrl_keras.export.warmup import FILE_NAME as WARMUP
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class ServingOptions:
         about: mapping for the manifest: how the model was made, such as
             `{"run": {"step": 4680}, "corpus": {"set": "cifar10", "split": "train"}}`. Defaults to
             none.
-        files: mapping from names to files to copy into `assets.extra/`, such as the picture of
-            how the plan was chosen. Defaults to none.
+        files: mapping from names to files, local or remote, to copy into `assets.extra/`, such as
+            the picture of how the plan was chosen. Defaults to none.
         twin: bool, whether to write the same signatures without custom ops as a second model,
             `directory` + "_plain", with the same version: for servers that do not link ScaNN. It
             searches the leaves of the same tree exactly. A model whose shortlists are exact, or
@@ -71,7 +74,7 @@ class ServingOptions:
             which a subclassed model does not know.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1; a name of `files` that has a folder or that the export uses.
 
     Example:
 
@@ -103,6 +106,13 @@ class ServingOptions:
         object.__setattr__(self, "layers", dict(sorted(layers.items())))
         for name in ("max_k", "max_shortlist"):
             object.__setattr__(self, name, whole_number(getattr(self, name), f"`{name}`"))
+        for name in self.files:
+            taken = name in ("", ".", "..", MANIFEST, WARMUP)
+            if taken or os.path.basename(name) != name:
+                raise ValueError(
+                    f"The names of `files` must be those of files in {EXTRA}/, without folders and "
+                    f"other than {MANIFEST} and {WARMUP}. Received {name!r}."
+                )
         if self.version is not None:
             object.__setattr__(self, "version", whole_number(self.version, "`version`"))
 

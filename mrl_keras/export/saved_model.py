@@ -39,7 +39,7 @@ from mrl_keras.export.manifest import (
 from mrl_keras.export.options import Retrieval, ServingOptions
 from mrl_keras.export.versions import version_to_write
 from mrl_keras.export.warmup import write_warmup
-from mrl_keras.files import absolute_path, atomic_directory, join
+from mrl_keras.files import absolute_path, atomic_directory, join, local_copy
 from mrl_keras.lazy_tensorflow import require_backend
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval import PartitionSearcher, ScannSearcher, SignSearcher
@@ -195,7 +195,8 @@ def _write(folder, module, about, options):
     warmed = write_warmup(folder, about["name"], specs, module.example_values(), sizes)
     for name, source in options.files.items():
         os.makedirs(os.path.join(folder, EXTRA), exist_ok=True)
-        shutil.copyfile(source, os.path.join(folder, EXTRA, name))
+        with local_copy(source) as local:
+            shutil.copyfile(local, os.path.join(folder, EXTRA, name))
     dims, custom_ops = about["nesting_dims"], custom_op_packages(folder)
     content = {
         "format_version": FORMAT_VERSION,

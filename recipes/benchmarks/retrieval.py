@@ -110,6 +110,8 @@ def parse_arguments(arguments=None):
     tiny |= {"exact_rows": 2000, "exact_queries": 64, "seconds": 0.2, "reorder_dim": 32}
     parser.add_measuring(pathlib.Path("runs/retrieval"), tiny=tiny)
     options = parser.parse_args(arguments)
+    if options.queries < BATCH:
+        parser.error(f"--queries must be at least {BATCH}, one batch. Received {options.queries}.")
     options.command = without_folders(options.command)
     return options
 
@@ -144,7 +146,8 @@ class Case:
 
     def file(self, name):
         """A file of the cache that belongs to this database."""
-        return str(self.path).replace("rows_", f"{name}_").removesuffix(".npy")
+        path = pathlib.Path(self.path)
+        return str(path.with_name(path.stem.replace("rows_", f"{name}_")))
 
     def judge(self, indices):
         """mAP@10 in points of the answers to all judging queries."""

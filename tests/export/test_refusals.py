@@ -125,6 +125,9 @@ def test_options_are_checked():
         ServingOptions(max_k=0)
     with pytest.raises(ValueError, match="Each of `warmup_batch_sizes` must be an int"):
         ServingOptions(warmup_batch_sizes=(1.5,))
+    for name in ("manifest.json", "tf_serving_warmup_requests", "a/b.png", "..", ""):
+        with pytest.raises(ValueError, match="names of `files` must be .* without folders"):
+            ServingOptions(files={name: "plan.png"})
     plan = SearchPlan((8, 32), (90,), 70)
     assert ServingOptions(max_k=5, max_shortlist=6).bounds(plan) == (70, 90)
     assert ServingOptions(max_k=500, max_shortlist=6).bounds(plan) == (500, 500)

@@ -229,6 +229,14 @@ def test_optional_numbers_have_defaults(exported):
     assert not defaults["retrieve_batch"]
 
 
+def test_manifest_names_no_shortlist_that_is_not_used(tmp_path):
+    plan = mrl_keras.retrieval.SearchPlan(
+        (8,), k=5
+    )  # scores all rows, and the index has a ScaNN tree at 8
+    path = export_saved_model(tmp_path / "m", cases.encoder(), index=cases.index(), plan=plan)
+    assert load_manifest(path)["retrieval"]["shortlist"] == {"kind": "exact", "parameters": None}
+
+
 def test_manifest(exported):
     manifest = load_manifest(exported.path)
     assert manifest["is_matryoshka"] is True

@@ -164,6 +164,15 @@ def test_database_chunks_do_not_change_exact_shortlists(monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shortlist", [100_000, 10_000_000, 2**31 - 1])
+def test_the_longest_shortlist_is_searched_a_query_at_a_time(shortlist):
+    # Its gather takes more bytes than an int32 holds.
+    search = NestedSearch(cases.index(), SearchPlan((4, 32), (60,), 7), ExactShortlist)
+    for numbers in ((shortlist, 7), (tf.constant(shortlist), tf.constant(7))):
+        fitting = int(search._most_queries(*numbers))
+        assert fitting == max((32 << 20) // (4 * 28) // shortlist, 1)
+
+
 def test_the_gather_budget_only_cuts_blocks(monkeypatch):
     index = cases.index(scann=False, ids=False)
     monkeypatch.setattr("mrl_keras.export.graph.search._BLOCK_BYTES", 3 * 60 * 4 * 9)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrl_keras.export import SessionModel, export_saved_model, load
+from mrl_keras.export import ServingOptions, SessionModel, export_saved_model, load
 from tests.export import cases
 
 
@@ -55,14 +55,19 @@ def test_optional_inputs_have_their_defaults(pair):
     assert model("retrieve_embeddings_dynamic", embedding=queries, k=2)["ids"].shape == (2, 2)
 
 
+@pytest.fixture(scope="module")
+def scores(exported):
+    """What `load` answers to queries."""
+    queries = tf.constant(cases.queries(40))
+    return load(exported.path).signatures["retrieve_embeddings"](embedding=queries)["scores"]
+
+
 @pytest.mark.parametrize("inline_rows", [0, 7, 100])
-def test_where_rows_are_answered_changes_no_answer(exported, inline_rows):
-    loaded, queries = load(exported.path), cases.queries(40)
+def test_where_rows_are_answered_changes_no_answer(exported, scores, inline_rows):
     with SessionModel(exported.path, inline_rows=inline_rows) as model:
-        for part in (queries[:7], queries):
-            found = model("retrieve_embeddings", embedding=part)["scores"]
-            expected = loaded.signatures["retrieve_embeddings"](embedding=tf.constant(part))
-            np.testing.assert_allclose(found, expected["scores"], rtol=1e-5, atol=1e-6)
+        for count in (7, 40):
+            found = model("retrieve_embeddings", embedding=cases.queries(40)[:count])["scores"]
+            np.testing.assert_allclose(found, scores[:count], rtol=1e-5, atol=1e-6)
 
 
 def test_rows_below_none_are_refused(exported):
@@ -101,6 +106,33 @@ def test_threads_share_a_model(pair):
 def test_refusals(pair, name, inputs, text):
     with pytest.raises(ValueError, match=text):
         pair[0](name, **inputs)
+
+
+def test_numbers_out_of_range_become_the_nearest_one(pair):
+    model, _ = pair
+    queries = cases.queries(2).astype("float64")
+    name = "retrieve_embeddings_dynamic"
+    most = model(name, embedding=queries, k=2**31 - 1)["ids"].shape
+    assert model(name, embedding=queries, k=2**31 + 5)["ids"].shape == most
+    assert model(name, embedding=queries, k=np.int8(2))["ids"].shape == (2, 2)
+    queries[0, 0] = 1e300  # inf in float32: no warning, no result
+    indices = model(name, embedding=queries)["indices"]
+    assert (indices[0] == -1).all()
+    assert (indices[1] >= 0).all()
+
+
+def test_numbers_are_no_text(tmp_path):
+    class Lengths(keras.layers.Layer):
+        def call(self, text):
+            length = tf.cast(tf.strings.length(text), tf.float32)
+            return tf.stack([length] * 8, axis=1)
+
+    options = ServingOptions(input_spec=tf.TensorSpec([None], tf.string), warmup_batch_sizes=())
+    path = export_saved_model(tmp_path / "m", Lengths(), nesting_dims=[4, 8], options=options)
+    with SessionModel(path) as model:
+        assert model("embed", inputs=["four", b"three"])["embedding"][:, 0].tolist() == [4, 5]
+        with pytest.raises(ValueError, match="`inputs` of embed must be string. Received int64"):
+            model("embed", inputs=[1, 2])
 
 
 def test_a_closed_model_is_refused(tmp_path):

@@ -54,8 +54,8 @@ class NestedSearch(tf.Module):
             for low, high in zip(edges, edges[1:], strict=False)
         ]
         self._parts = [
-            int(np.clip(_MANY_QUERIES * gathered / _PART_BYTES, 1, _MOST_PARTS))
-            for gathered in self._gathered_bytes(plan.shortlist_size, plan.k)
+            int(np.clip(_MANY_QUERIES * rows * row_bytes / _PART_BYTES, 1, _MOST_PARTS))
+            for rows, row_bytes in self._gathered(plan.shortlist_size, plan.k)
         ]
         order, self.row_indices = finder.order, None
         self.ids = variable_from_ids(index.ids if order is None else index.ids[order])
@@ -138,22 +138,23 @@ class NestedSearch(tf.Module):
         keep = [most(k, least(shortlist, size)) for size in self.plan.rerank_sizes]
         return [shortlist, *keep, k]
 
-    def _gathered_bytes(self, shortlist, k):
-        """Bytes, as float32, of what each rerank gathers for a query."""
+    def _gathered(self, shortlist, k):
+        """(rows, bytes of each as float32) of what every rerank gathers for a query."""
         widths = self._widths(shortlist, k)[self.finder.reranks :]
-        return [
-            4 * width * int(table.rows.shape[1])
-            for width, table in zip(widths, self.tables, strict=False)
-        ]
+        row_bytes = [4 * int(table.rows.shape[1]) for table in self.tables]
+        return list(zip(widths, row_bytes, strict=False))
 
     def _most_queries(self, shortlist, k):
         """How many queries fit into a block whose largest gather stays within its budget."""
-        most = tf.reduce_max([1, *self._gathered_bytes(shortlist, k)])
-        return tf.maximum(_BLOCK_BYTES // most, 1)
+        # Divided twice: the product of a long shortlist and wide rows is beyond int32.
+        fitting = [
+            max(_BLOCK_BYTES // size, 1) // rows for rows, size in self._gathered(shortlist, k)
+        ]
+        return tf.maximum(tf.reduce_min([_MANY_QUERIES, *fitting]), 1)
 
     def _search_blocks(self, queries, k, shortlist, leaves, row_shortlists):
         widths, count = self._widths(shortlist, k), tf.shape(queries)[0]
-        most = tf.minimum(_MANY_QUERIES, self._most_queries(shortlist, k))
+        most = self._most_queries(shortlist, k)
         blocks = (count + most - 1) // most
         block = (count + blocks - 1) // blocks
 
