@@ -58,8 +58,8 @@ def test_optional_inputs_have_their_defaults(pair):
 @pytest.fixture(scope="module")
 def scores(exported):
     """What `load` answers to queries."""
-    queries = tf.constant(cases.queries(40))
-    return load(exported.path).signatures["retrieve_embeddings"](embedding=queries)["scores"]
+    model = load(exported.path)
+    return model.signatures["retrieve_embeddings"](tf.constant(cases.queries(40)))["scores"]
 
 
 @pytest.mark.parametrize("inline_rows", [0, 7, 100])
