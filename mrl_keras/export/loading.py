@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 
 import numpy as np
@@ -60,7 +61,7 @@ class SessionModel:
     What `load` gives makes a tensor of every array and hands ops to a pool of threads. Waking a
     thread takes longer than all the ops of one query: one query, or a few, are answered here on
     the thread that asks. Larger batches get the pool, where their ops run side by side. Threads may
-    share a `SessionModel`.
+    share a `SessionModel`. The first call of a signature, in each of the two ways, prepares it.
 
     In TF Serving the environment variable TF_NUM_INTEROP_THREADS=-1 answers all requests on the
     thread that asks.
@@ -133,7 +134,7 @@ class _Call:
     """One signature of a session, and its inputs {name: (dtype, shape)}."""
 
     def __init__(self, session, name, signature, inline_rows):
-        self._name, self._outputs = name, list(signature.outputs)
+        self._session, self._name, self._outputs = session, name, list(signature.outputs)
         self._inline_rows = inline_rows
         self.inputs = {
             one: (tf.as_dtype(info.dtype), tf.TensorShape(info.tensor_shape))
@@ -145,13 +146,8 @@ class _Call:
             for one, (dtype, shape) in self.inputs.items()
         }
         self._defaults = {one: tf.make_ndarray(p) for one, p in signature.defaults.items()}
-        options = config_pb2.CallableOptions()
-        options.feed.extend(info.name for info in signature.inputs.values())
-        options.fetch.extend(info.name for info in signature.outputs.values())
-        # The public make_callable goes through Session.run, which takes twice as long.
-        self._run_in_pool = session._make_callable_from_options(options)
-        options.run_options.inter_op_thread_pool = -1
-        self._run_inline = session._make_callable_from_options(options)
+        self._feed = [info.name for info in signature.inputs.values()]
+        self._fetch = [info.name for info in signature.outputs.values()]
 
     def __call__(self, given):
         if given.keys() != self.inputs.keys():
@@ -160,6 +156,22 @@ class _Call:
         rows = max((len(value) for value in values if value.ndim), default=1)
         run = self._run_inline if rows <= self._inline_rows else self._run_in_pool
         return dict(zip(self._outputs, run(*values), strict=True))
+
+    # The session prepares its graph for each of these, which takes time and memory: when asked.
+
+    @functools.cached_property
+    def _run_in_pool(self):
+        return self._callable(pool=0)
+
+    @functools.cached_property
+    def _run_inline(self):
+        return self._callable(pool=-1)
+
+    def _callable(self, pool):
+        options = config_pb2.CallableOptions(feed=self._feed, fetch=self._fetch)
+        options.run_options.inter_op_thread_pool = pool
+        # The public make_callable goes through Session.run, which takes twice as long.
+        return self._session._make_callable_from_options(options)
 
     def _complete(self, given):
         given = {**self._defaults, **given}
