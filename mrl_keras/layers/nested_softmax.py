@@ -6,6 +6,7 @@ vocabulary numbers. Here only those of one block of the vocabulary are alive: th
 softmax run over the blocks, and the gradient computes each block's logits a second time.
 """
 
+import numpy as np
 from keras import backend, ops
 
 from mrl_keras.layers.matryoshka_dense import efficient_prefix_logits, split_blocks
@@ -93,16 +94,26 @@ class _Blocks:
         return ops.cast(rows, self.columns.dtype)
 
     def logits(self, number, rows):
-        """(is_label (size, n), one tensor of logits (size, n) for each prefix)."""
+        """One tensor of logits (size, n) for each prefix."""
         entries = ops.add(self.start(number), ops.arange(self.size, dtype="int32"))
         is_new = ops.greater_equal(entries, ops.multiply(number, self.size))
         bias = ops.slice(self.bias, (self.start(number),), (self.size,))
         bias = ops.where(is_new, ops.cast(bias, self.columns.dtype), LOWEST)
-        entries = ops.expand_dims(ops.where(is_new, entries, -1), 1)
-        is_label = ops.equal(entries, ops.expand_dims(self.labels, 0))
-        return is_label, efficient_prefix_logits(
-            rows, self.columns, ops.expand_dims(bias, 1), self.dims
-        )
+        return efficient_prefix_logits(rows, self.columns, ops.expand_dims(bias, 1), self.dims)
+
+    def of_labels(self, number, logits):
+        """The labels' logits (prefixes, n), 0 where a label is not among the block's new entries.
+
+        Taken out of `logits`, and not multiplied anew, they are equal to the last bit, so that
+        the label is the largest where it should be.
+        """
+        place = ops.subtract(self.labels, self.start(number))
+        is_new = ops.greater_equal(self.labels, ops.multiply(number, self.size))
+        here = ops.logical_and(is_new, ops.less(place, self.size))
+        count = ops.size(place)
+        flat = ops.add(ops.multiply(ops.where(here, place, 0), count), ops.arange(count))
+        found = ops.stack([ops.take(ops.ravel(z), flat) for z in logits])
+        return ops.where(here, found, 0.0)
 
     def run(self, step, state):
         """`step(number, *state) -> state` for one block after the other."""
@@ -123,13 +134,12 @@ def _softmax_sums(blocks):
     """Of every prefix and position: largest logit, logsumexp, the label's logit (prefixes, n)."""
 
     def step(number, largest, total, picked):
-        is_label, logits = blocks.logits(number, blocks.rows(number))
+        logits = blocks.logits(number, blocks.rows(number))
         highest = ops.maximum(largest, ops.stack([ops.max(z, axis=0) for z in logits]))
         total = ops.multiply(total, ops.exp(ops.subtract(largest, highest)))
         shifted = [ops.exp(ops.subtract(z, highest[i])) for i, z in enumerate(logits)]
         total = ops.add(total, ops.stack([ops.sum(one, axis=0) for one in shifted]))
-        found = [ops.sum(ops.where(is_label, z, 0.0), axis=0) for z in logits]
-        return highest, total, ops.add(picked, ops.stack(found))
+        return highest, total, ops.add(picked, blocks.of_labels(number, logits))
 
     zeros = ops.zeros((len(blocks.dims), ops.shape(blocks.columns)[1]), blocks.columns.dtype)
     largest, total, picked = blocks.run(step, (ops.add(zeros, LOWEST), zeros, zeros))
@@ -146,11 +156,10 @@ def _gradients(blocks, logsum, weights):
 
     def step(number, to_columns, to_table, to_bias):
         rows = blocks.rows(number)
-        is_label, logits = blocks.logits(number, rows)
-        reaching = []
+        logits, reaching = blocks.logits(number, rows), []
         for i in reversed(range(len(logits))):
             softmax = ops.exp(ops.subtract(logits[i], logsum[i]))
-            own = ops.multiply(ops.where(is_label, ops.subtract(softmax, 1.0), softmax), weights[i])
+            own = ops.multiply(softmax, weights[i])
             reaching.append(ops.add(reaching[-1], own) if reaching else own)
         reaching.reverse()
         row_blocks = split_blocks(rows, blocks.dims)
@@ -164,10 +173,25 @@ def _gradients(blocks, logsum, weights):
             _add_at(to_bias, (start,), ops.sum(reaching[0], axis=1)),
         )
 
-    shapes = (ops.shape(blocks.columns), blocks.table.shape, blocks.bias.shape)
-    state = tuple(ops.zeros(shape, blocks.columns.dtype) for shape in shapes)
-    to_columns, to_table, to_bias = blocks.run(step, state)
+    to_columns, to_table, to_bias = blocks.run(step, _label_gradients(blocks, weights))
     return ops.transpose(to_columns), to_table, to_bias
+
+
+def _label_gradients(blocks, weights):
+    """Of sum(-weights * the label's logit) with respect to columns, table and bias."""
+    inside = ops.logical_and(blocks.labels >= 0, blocks.labels < blocks.vocabulary)
+    labels = ops.where(inside, blocks.labels, 0)
+    # What reaches a block of the dims is the sum over the prefixes that have it.
+    reaching = ops.flip(ops.cumsum(ops.flip(ops.where(inside, -weights, 0.0), 0), axis=0), 0)
+    sizes = np.diff([0, *blocks.dims])
+    by_dim = ops.take(reaching, np.repeat(np.arange(len(sizes)), sizes), axis=0)
+    rows = ops.cast(ops.take(blocks.table, labels, axis=0), blocks.columns.dtype)
+
+    def at_labels(values):
+        return ops.segment_sum(values, labels, num_segments=blocks.vocabulary)
+
+    to_table = at_labels(ops.transpose(ops.multiply(by_dim, blocks.columns)))
+    return ops.multiply(by_dim, ops.transpose(rows)), to_table, at_labels(reaching[0])
 
 
 def _add_at(x, start, update):
