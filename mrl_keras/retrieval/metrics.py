@@ -198,4 +198,8 @@ def _labels(values, what, rank):
             f"{what} must be ints or strings with {rank} axes. "
             f"Received {values.dtype} {values.shape}."
         )
+    if values.dtype.kind == "u":  # -1 marks an empty slot
+        if values.size and values.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{what} must lie within int64. Received {values.max()}.")
+        values = values.astype(np.int64)
     return values, EMPTY_LABELS[kind]

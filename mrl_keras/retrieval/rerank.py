@@ -14,7 +14,7 @@ def gathered_products(block: np.ndarray, rows: np.ndarray, queries: np.ndarray) 
     """Inner products of each query with its own rows of a block.
 
     Args:
-        block: (all rows, dims) table, float32 or bfloat16.
+        block: (all rows, dims) table, float32, bfloat16 or `QuantizedRows`.
         rows: int (queries, m) row numbers.
         queries: float32 (queries, dims).
 

@@ -65,7 +65,7 @@ def hamming_distances(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 class SignSearcher:
-    """Finds shortlists by the signs of the first D_s components, d_s / 8 bytes a row.
+    """Finds shortlists by the signs of the first D_s components, 8 bytes a row for each 64.
 
     A component's bit says whether it lies above its mean over the rows; rows and queries are near
     where few bits differ. Signs do not depend on a row's length, so that cosines need no norms.
@@ -154,10 +154,14 @@ class SignSearcher:
         return {"dim": self.dim, "parameters": self.parameters.to_dict()}
 
     @classmethod
-    def load(cls, folder: str) -> SignSearcher:
-        """Reads what `save` wrote."""
+    def load(cls, folder: str, saved: dict, n_rows: int) -> SignSearcher:
+        """Reads what `save` wrote; `saved` is what it gave."""
         paths = (os.path.join(folder, _FILE.format(name)) for name in ("codes", "thresholds"))
-        return cls(*(np.load(path, allow_pickle=False) for path in paths))
+        codes, thresholds = (np.load(path, allow_pickle=False) for path in paths)
+        dim = saved["dim"]
+        if [codes.shape, thresholds.shape] != [(n_rows, -(-dim // WORD_BITS)), (dim,)]:
+            raise ValueError(f"signs of the shapes {codes.shape} and {thresholds.shape}")
+        return cls(codes, thresholds)
 
     def identity(self) -> list[np.ndarray]:
         """The arrays that make this searcher another than others of its parameters."""

@@ -96,3 +96,9 @@ def test_options_differ_by_their_partition_and_its_centres():
     assert found[3] == json.dumps(
         fingerprints.options_fingerprint(options(centres=centres.tolist()))
     )
+
+
+def test_storage_for_each_block_is_the_same_once_it_is_json():
+    options = fingerprints.options_fingerprint(IndexOptions(storage={64: "float32", 384: "int8"}))
+    again = json.loads(json.dumps(options))
+    assert fingerprints.describe_differences(again, options) == []

@@ -138,3 +138,22 @@ def test_folders_that_hold_no_index(tmp_path, break_it, text):
     break_it(tmp_path / "index")
     with pytest.raises(ValueError, match=text):
         NestedIndex.load(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("scales_02.npy", lambda part: part[:300], "the arrays have the shapes"),
+        ("ids.npy", lambda part: part.astype(float), "the ids are float64"),
+        ("signs_codes.npy", lambda part: part[:300], "signs of the shapes"),
+        ("signs_thresholds.npy", lambda part: part[:4], "signs of the shapes"),
+    ],
+)
+def test_parts_of_another_index_are_refused(tmp_path, name, change, text):
+    rows, *_ = clustered(600, 32, 12)
+    options = IndexOptions(storage="int8", shortlist_dim=8, signs=True)
+    NestedIndex.build(rows, [8, 16, 32], options=options).save(tmp_path / "index")
+    path = tmp_path / "index" / name
+    np.save(path, change(np.load(path)))
+    with pytest.raises(ValueError, match=text):
+        NestedIndex.load(tmp_path / "index")

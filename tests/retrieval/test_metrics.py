@@ -82,8 +82,16 @@ def test_recall_ignores_order_and_empty_slots():
         (lambda: recall_at_k(np.ones((1, 3)), np.ones((1, 3), int)), "ints or strings with 2"),
         (lambda: ranking_metrics(np.ones((2, 3), int), np.ones(3, int)), "one row for each query"),
         (lambda: labels_at(np.ones((2, 3), int), np.ones((2, 2), int)), "with 1 axes"),
+        (lambda: labels_at([[0]], np.array([2**63], np.uint64)), "must lie within int64"),
     ],
 )
 def test_bad_input(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_empty_slots_are_no_label_of_unsigned_ones():
+    labels = np.array([255, 3], np.uint8)
+    found = labels_at(np.array([[1, -1]]), labels)
+    assert found.tolist() == [[3, -1]]
+    assert ranking_metrics(found, labels[:1], ks=(2,))["P@2"] == 0.0

@@ -345,3 +345,18 @@ def test_object_and_byte_ids_become_strings():
 def test_bad_searches(data, index, call, text):
     with pytest.raises(ValueError, match=text):
         call(index, data[1])
+
+
+def test_ids_of_several_whole_number_types_are_numbers():
+    index = NestedIndex.build(np.eye(3), [3], ids=[1, np.int64(2), np.int32(7)])
+    assert index.ids.tolist() == [1, 2, 7]
+    with pytest.raises(ValueError, match="must all be ints"):
+        NestedIndex.build(np.eye(3), [3], ids=[1, True, 7])
+
+
+def test_rerank_takes_sequences(index, data):
+    queries = data[1][:2]
+    candidates = np.zeros((2, 1), int)
+    for wrong in ({"dims": DIMS[-1]}, {"dims": DIMS[-1:], "sizes": 5}):
+        with pytest.raises(ValueError, match="Received"):
+            index.rerank(queries, candidates, **wrong)

@@ -370,3 +370,20 @@ def test_indexes_of_other_rows_are_refused(data, index):
         tune([index, NestedIndex.build(rows[:50], DIMS)], queries)
     with pytest.raises(ValueError, match="Received an empty list"):
         tune([], queries)
+
+
+@pytest.mark.parametrize("metric", ["mAP@10", "recall@10"])
+def test_queries_without_a_relevant_row_judge_no_plan(data, index, metric):
+    _, queries, row_labels, query_labels = data
+    other_kind, unknown = query_labels.astype(str), query_labels + 1000
+    for labels in ((other_kind, row_labels), (unknown, row_labels)):
+        with pytest.raises(ValueError, match="At least one query must have a relevant row"):
+            tune(index, queries, labels=labels, options=TuningOptions(metric))
+    with pytest.raises(ValueError, match="At least one query must have a relevant row"):
+        tune(index, queries, relevant=[[]] * len(queries), options=TuningOptions(metric))
+
+
+def test_plans_are_measured_at_the_metrics_k(data, index):
+    _, queries, row_labels, query_labels = data
+    with pytest.raises(ValueError, match=r"`plans` must give the k=10 rows .* k=40"):
+        measure_plans(index, queries, [SearchPlan((8,), k=40)], labels=(query_labels, row_labels))

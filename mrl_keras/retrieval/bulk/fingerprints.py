@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -81,6 +81,8 @@ def plan_fingerprint(plan) -> dict:
 def options_fingerprint(options) -> dict:
     """The identity of an `IndexOptions`, as JSON holds it; given centres by their digest."""
     about = {**asdict(options), "scann": repr(options.scann)}
+    if isinstance(options.storage, Mapping):
+        about["storage"] = {str(dim): one for dim, one in options.storage.items()}
     if options.partition is not None:
         centres, about["partition"] = options.partition.centres, repr(options.partition)
         about["centres"] = None if centres is None else digest_of([centres])

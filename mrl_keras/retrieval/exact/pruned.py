@@ -140,6 +140,8 @@ class PrunedScan:
             np.arange(start, min(start + size, len(queries)))
             for start in range(0, len(queries), size)
         ]
+        if blocks:
+            self._front.size  # noqa: B018 - made before threads ask for it, each for itself
         with blas_threads(max(1, cores // workers)), ThreadPoolExecutor(workers) as pool:
             left = list(pool.map(lambda block: self._block(queries, block, k, answer), blocks))
             if not left:

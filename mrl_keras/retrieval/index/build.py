@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from mrl_keras.retrieval.index.tables import GrowingTables, TableFiles
 from mrl_keras.retrieval.partition.parameters import PartitionParameters
 from mrl_keras.retrieval.scann.parameters import ScannParameters
 
+# What counts as one kind of id: bool is no number here, though Python has it so.
+_ID_KINDS = (bool, (str, bytes), numbers.Integral)
 _STEP_BYTES = 2 << 20  # rows converted at once; their copies stay in the processor's caches
 
 
@@ -182,7 +185,7 @@ def _as_array(ids):
     """Ids as int64 or str; NumPy alone would turn [1, "a"] into strings, and floats into ints."""
     if not isinstance(ids, np.ndarray) or ids.dtype.kind == "O":
         ids = list(ids)
-        kinds = {str if isinstance(one, (str, bytes)) else type(one) for one in ids}
+        kinds = {next((k for k in _ID_KINDS if isinstance(one, k)), type(one)) for one in ids}
         array = np.asarray(ids) if len(kinds) <= 1 else np.asarray(ids, dtype=object)
     else:
         array = ids

@@ -53,6 +53,7 @@ from mrl_keras.retrieval.index.storage import (
 )
 from mrl_keras.retrieval.index.tables import as_written
 from mrl_keras.retrieval.plan import SearchPlan
+from mrl_keras.retrieval.quantized import QuantizedRows
 from mrl_keras.retrieval.rerank import GATHER_BYTES, check_candidates, gathered_products
 
 FORMAT_VERSION = 1
@@ -368,7 +369,7 @@ class NestedIndex:
                 that are not nesting dims, or sizes that do not fit `dims` and `k`.
         """
         queries = check_queries(queries, self.width)
-        plan = SearchPlan(tuple(dims), tuple(sizes), k)
+        plan = SearchPlan(dims, sizes, k)
         plan.check_dims(self.nesting_dims)
         return self._rerank(queries, candidates, plan)
 
@@ -618,10 +619,14 @@ class NestedIndex:
         ]
         blocks = blocks_of_tables(tables, storages)
         norms, ids = read("inverse_norms.npy"), read("ids.npy")
-        shapes = [part.shape for part in (*blocks, norms, ids)]
+        scales = [one.scales for one in blocks if isinstance(one, QuantizedRows)]
+        shapes = [part.shape for part in (*blocks, norms, ids, *scales)]
         wanted = [*((rows, high - low) for low, high in dims.blocks), (rows, len(dims)), (rows,)]
+        wanted += [(rows, 1)] * len(scales)
         if shapes != wanted:
             raise ValueError(f"the arrays have the shapes {shapes} in place of {wanted}")
+        if ids.dtype.kind not in "iU":
+            raise ValueError(f"the ids are {ids.dtype} in place of ints or strings")
         index = cls(dims, blocks, norms, ids, manifest["metric"])
         index.shortlist = None if saved is None else load_shortlist(index, folder, saved)
         return index

@@ -43,7 +43,7 @@ def load_shortlist(index, folder: str, saved: dict) -> Shortlist:
     """Reads what the shortlist's `save` wrote; `saved` is what it gave."""
     kind = saved["parameters"].get("kind")
     if kind == "signs":
-        return SignSearcher.load(folder)
+        return SignSearcher.load(folder, saved, len(index))
     if kind == "partition":
         return PartitionSearcher.load(folder, saved, *_scored_rows(index, saved["dim"]))
     return ScannSearcher.load(folder, saved, len(index))

@@ -172,9 +172,9 @@ class PartitionSearcher:
         indices = np.full((len(queries), k), PAD_INDEX, np.int32)
         finite = np.flatnonzero(np.isfinite(squared_norms(queries)))
         opened = self.open(queries[finite], leaves)
-        prefixes = _prepared(queries[:, : self.dim], self.normalize)
-        for place, chosen in zip(finite, opened, strict=True):
-            found = self._best(prefixes[place], self.leaves.rows(chosen), k)
+        prefixes = _prepared(queries[finite, : self.dim], self.normalize)
+        for place, prefix, chosen in zip(finite, prefixes, opened, strict=True):
+            found = self._best(prefix, self.leaves.rows(chosen), k)
             scores[place], indices[place] = (part[0] for part in pad_columns(*found, k))
         return scores, indices
 

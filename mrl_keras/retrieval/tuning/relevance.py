@@ -92,7 +92,10 @@ class Relevance:
             ValueError: an id that is not in the index.
         """
         lists = [np.asarray(one).reshape(-1) for one in ids]
-        indices = np.full((len(lists), max(map(len, lists), default=0)), PAD_INDEX)
-        for row, wanted in enumerate(lists):
-            indices[row, : len(wanted)] = index.indices_of(wanted)
+        lengths = np.array([len(one) for one in lists], int)
+        indices = np.full((len(lists), lengths.max(initial=0)), PAD_INDEX)
+        some = [one for one in lists if len(one)]
+        if some:  # one look-up for all, which sorts the index's ids
+            filled = np.arange(indices.shape[1]) < lengths[:, None]
+            indices[filled] = index.indices_of(np.concatenate(some))
         return cls.by_indices(indices, len(index))

@@ -216,7 +216,7 @@ def measure_plans(
         `TuningPoint`s of exact full-width search and of each of `plans`.
 
     Raises:
-        ValueError: as for `tune`.
+        ValueError: as for `tune`; a plan of another k.
 
     >>> from mrl_keras.retrieval import NestedIndex
     >>> index = NestedIndex.build(np.eye(4), [2, 4])
@@ -225,6 +225,12 @@ def measure_plans(
     >>> [point.value for point in points]
     [1.0, 0.5]
     """
+    plans, k = list(plans), RankingMetric(metric).k
+    if any(plan.k != k for plan in plans):
+        raise ValueError(
+            f"`plans` must give the k={k} rows that {metric} judges. Received "
+            f"{next(plan for plan in plans if plan.k != k)}."
+        )
     return _measure([index], queries, [plans], relevant, labels, metric, progress)
 
 
@@ -246,6 +252,11 @@ def _measure(indexes, queries, plans, relevant, labels, metric, progress):
             if relevance is None:
                 full_width = shortlists.full_width()
                 relevance = _relevance(first, queries, relevant, labels, metric, full_width)
+                if not relevance.wanted.any():
+                    raise ValueError(
+                        "At least one query must have a relevant row. Received `relevant` or "
+                        "`labels` that no row of the index has; labels of both must be of one kind."
+                    )
                 values = metric.values(relevance.at(full_width), relevance.wanted)
             scorer = _Scorer(index, place, shortlists, relevance, metric, values)
             if place == 0:
