@@ -487,6 +487,8 @@ def _remove_remains(path):
 def _download(path, target):
     if not is_directory(path):
         _gfile().copy(path, target)
+        changed = _gfile().stat(path).mtime_nsec
+        os.utime(target, ns=(changed, changed))  # a copy of the same file is the same file
         return
     os.mkdir(target)
     for name in list_names(path):

@@ -7,7 +7,8 @@
 
 Inputs are files, patterns or folders of .txt (a record a line), .parquet, .tfrecord, or images. Bad
 records go to dead_letters.jsonl in the corpus, each with its reason. What comes after -- is for
-Beam; without it the pipeline runs in this process.
+Beam; without it the pipeline runs in this process. With --shard_plan the same command goes on with
+the shards of a corpus that is there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # started as a file
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
+from mrl_keras.files import exists, join
 from mrl_keras.scale import (
     EmbeddedCorpus,
     EmbedOptions,
@@ -30,6 +32,7 @@ from mrl_keras.scale import (
     embed_corpus,
     throughput,
 )
+from mrl_keras.scale.corpus import MANIFEST
 from mrl_keras.scale.pipeline import model_layout
 from recipes.common.arguments import ScriptParser
 from recipes.common.planning import parse_plan
@@ -61,23 +64,40 @@ def parse_arguments(arguments=None):
     return options, parser
 
 
+def embed(options, layout):
+    """Embeds the inputs, and prints what came of it."""
+    records = RecordOptions(options.inputs_from, options.ids_from, options.payload)
+    settings = EmbedOptions(layout, records, options.signature, options.batch_size)
+    result = embed_corpus(options.inputs, options.corpus, options.model, settings, options.beam)
+    corpus = EmbeddedCorpus(options.corpus)
+    dead = corpus.about["dead_letters"]
+    print(f"Embedded {len(corpus):,} rows into {options.corpus}, {dead:,} dead letters")
+    if options.model:
+        speed = throughput(result)
+        print(f"The model embedded {speed['rows_per_second']:,.0f} rows a second")
+
+
 def main(arguments=None):
     options, parser = parse_arguments(arguments)
     try:
         of = {name: getattr(options, name) for name in ("storage", "id_dtype", "shards")}
-        dims = options.dims
-        layout = Layout(dims, **of) if dims else model_layout(options.model, **of)
+        if options.dims:
+            of["dims"] = options.dims
+        layout = model_layout(options.model, **of) if options.model else Layout(**of)
         plan = options.shard_plan and parse_plan(options.shard_plan, options.k)
-        records = RecordOptions(options.inputs_from, options.ids_from, options.payload)
-        settings = EmbedOptions(layout, records, options.signature, options.batch_size)
-        result = embed_corpus(options.inputs, options.corpus, options.model, settings, options.beam)
-        corpus = EmbeddedCorpus(options.corpus)
-        dead = corpus.about["dead_letters"]
-        print(f"Embedded {len(corpus):,} rows into {options.corpus}, {dead:,} dead letters")
-        if options.model:
-            speed = throughput(result)
-            print(f"The model embedded {speed['rows_per_second']:,.0f} rows a second")
         if plan:
+            plan.check_dims(layout.dims)
+        if plan and exists(join(options.corpus, MANIFEST)):
+            print(f"{options.corpus} is embedded: going on with its shards")
+        else:
+            embed(options, layout)
+        if plan:
+            corpus = EmbeddedCorpus(options.corpus)
+            if corpus.layout != layout:
+                raise ValueError(
+                    f"{options.corpus} is embedded as {corpus.layout}. Received {layout}: give the "
+                    "same options, or another folder."
+                )
             shards = options.corpus.rstrip("/") + "-shards"
             paths = build_shards(corpus, shards, plan, progress=True)
             print(f"Built {len(paths)} shards in {shards}")

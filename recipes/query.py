@@ -113,7 +113,8 @@ def read_query(query: str, data_dir=None) -> np.ndarray:
         example = set_rows(found["name"], found["split"], [int(found["row"])], data_dir)[0]
         for name in ("image", "text", "sentence1"):
             if name in example:
-                return np.array([example[name]])
+                kept = object if isinstance(example[name], bytes) else None  # a text is no array
+                return np.array([example[name]], kept)
         raise ValueError(f"{query} has neither an image nor a text. It has {sorted(example)}.")
     return np.array([query], object)
 

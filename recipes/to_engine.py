@@ -13,6 +13,8 @@ Rows whose ids the engine has are left as they are: the same command goes on whe
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
 import sys
@@ -53,15 +55,37 @@ def parse_arguments(arguments=None):
     add("--shards", type=int, default=1, help="of a Qdrant collection")
     add("--quantization", choices=["int8"], help="of the vectors that Qdrant searches")
     add("--ask", nargs="+", default=[], help="texts to ask for then")
-    add("--filter", nargs="+", default=[], metavar="FIELD=VALUE", help="what answers must have")
+    add(
+        "--filter",
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="what answers must have; several values of a field: one of them",
+    )
     add("--exact", action="store_true", help="answer by scanning all rows")
     add("--model", help="exported model that embeds what is asked; else that of the corpus")
     options = parser.parse_args(arguments)
     wrong = [one for one in options.filter if "=" not in one]
     if wrong:
         parser.error(f"--filter takes FIELD=VALUE, not {wrong[0]!r}")
-    options.filters = dict(one.split("=", 1) for one in options.filter) or None
+    options.filters = parse_filters(options.filter) or None
     return options, parser
+
+
+def parse_filters(texts):
+    """{field: values} of FIELD=VALUE: numbers, true and false as such, other values as texts.
+
+    >>> parse_filters(["lang=en", "lang=de", "year=2020", 'code="7"'])
+    {'lang': ['en', 'de'], 'year': [2020], 'code': ['7']}
+    """
+    filters = {}
+    for text in texts:
+        name, value = text.split("=", 1)
+        with contextlib.suppress(ValueError):
+            found = json.loads(value)
+            value = found if isinstance(found, (bool, int, str)) else value
+        filters.setdefault(name, []).append(value)
+    return filters
 
 
 def make_engine(options, rows, plan):

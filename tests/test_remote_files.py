@@ -135,6 +135,9 @@ def test_local_copies(folder, capsys):
     assert capsys.readouterr().out == ""
     with files.local_copy("plain") as local:
         assert local == "plain"
+    changed = [int(tf.io.gfile.stat(f"{folder}/index/{name}").mtime_nsec) for name in ("a.npy",)]
+    with files.local_copy(f"{folder}/index", verbose=False) as local:
+        assert [os.stat(f"{local}/a.npy").st_mtime_ns] == changed
 
 
 def test_a_folder_that_vanishes_while_it_is_copied(folder, monkeypatch):

@@ -50,10 +50,11 @@ class Slimmable(keras.layers.Layer):
     def __init__(self, layer, slim_outputs=True, **kwargs):
         super().__init__(**kwargs)
         plain = type(layer) in (keras.layers.Conv2D, keras.layers.Dense)
-        if not plain or getattr(layer, "groups", 1) != 1:
+        last = getattr(layer, "data_format", None) in (None, "channels_last")
+        if not plain or getattr(layer, "groups", 1) != 1 or not last:
             raise ValueError(
-                "`layer` must be a keras.layers.Dense, or a keras.layers.Conv2D with one group. "
-                f"Received {layer!r}."
+                "`layer` must be a keras.layers.Dense, or a keras.layers.Conv2D with one group and "
+                f"channels last. Received {layer!r}."
             )
         self.layer = _copy(layer)
         self.slim_outputs = bool(slim_outputs)
@@ -237,7 +238,7 @@ def _known(tensor, values):
 def _at_widths(operation, inputs, widths):
     """An operation of the backbone at each width; layers before the first weights run once."""
     if isinstance(operation, (keras.layers.Conv2D, keras.layers.Dense)):
-        shared = Slimmable(operation, name=operation.name)
+        shared = Slimmable(operation, name=operation.name, dtype=operation.dtype_policy)
         shared.build(inputs[-1].shape)
         return [shared(x, width=r) for x, r in zip(inputs, widths, strict=True)]
     switchable = isinstance(operation, keras.layers.BatchNormalization)

@@ -67,7 +67,9 @@ class AdaptiveClassifier(HoldsModelLayer, keras.layers.Layer):
     def __init__(self, classifier, policy, dense=False, **kwargs):
         super().__init__(**kwargs)
         self.classifier = classifier
-        self.policy = policy if isinstance(policy, CascadePolicy) else CascadePolicy(**policy)
+        self.policy = (
+            policy if isinstance(policy, CascadePolicy) else CascadePolicy.from_dict(policy)
+        )
         self.dense = bool(dense)
         self._selects = self.dense or keras.config.backend() != "tensorflow"
         self.supports_jit = self._selects

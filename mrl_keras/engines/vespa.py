@@ -151,6 +151,11 @@ class VespaApplication:
         """
         rows = check_matrix(rows, "`rows`")
         ids = check_ids(ids, len(rows)).tolist()
+        if payload is not None and len(payload) != len(rows):
+            raise ValueError(
+                f"`payload` must hold a dict for each of the {len(rows)} rows. Received "
+                f"{len(payload)}."
+            )
         for row, (name, vector) in enumerate(zip(ids, rows, strict=True)):
             of = {} if payload is None else payload[row]
             unknown = sorted(set(of) - set(self.fields))

@@ -122,7 +122,7 @@ class _Blocks:
             state = step(number, *state)
             # Blocks must not overlap in time either, which TensorFlow's graphs would let
             # them: the next number is known only when this state is. It adds 0.
-            known = sum(ops.ravel(one)[0] for one in state)
+            known = sum(ops.sum(ops.ravel(one)[:1]) for one in state)
             later = ops.minimum(ops.cast(ops.isnan(known), "int32"), 0)
             return (ops.add(ops.add(number, 1), later), *state)
 

@@ -10,7 +10,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope, in_sta
 from mrl_keras.checks import checked_number, positive_number, whole_number
 from mrl_keras.layers.prefix_normalization import normalize_prefix
 from mrl_keras.registry import register
-from mrl_keras.replicas import gather_rows
+from mrl_keras.replicas import gather_rows, replica_position
 
 # A leaf with less than this part of its equal share of the rows is dead.
 DEAD = 0.1
@@ -264,8 +264,9 @@ class PrefixCodebook(keras.layers.Layer):
         else:
             held = positives = self._log_shares(unit_documents, after["centres"])
         loss = self.same_leaf * same_leaf_loss(log_shares, positives)
-        # The replicas of one process take turns in here, and share the list of losses.
-        self._losses.clear()
+        if replica_position()[1] > 1:
+            # The replicas of one process take turns in here, and share the list of losses.
+            self._losses.clear()
         self.add_loss(loss + self.balance * balance_loss(held, after["usage"]))
 
     def _log_shares(self, rows, centres):

@@ -48,7 +48,8 @@ def _values_of(loss):
         return loss
     options = {"from_logits": True, "ignore_class": None, "axis": -1}
     is_sparse = getattr(loss, "fn", None) is keras.losses.sparse_categorical_crossentropy
-    if is_sparse and loss._fn_kwargs == options:
+    own = type(loss).call is keras.losses.SparseCategoricalCrossentropy.call  # of no subclass
+    if is_sparse and own and loss._fn_kwargs == options:
         return smoothed_sparse_crossentropy  # Keras's values in half the time
     # The object itself must not be called: it would reduce and scale by replicas.
     return loss.call

@@ -4,9 +4,10 @@ from keras import ops
 
 from mrl_keras.checks import checked_number, whole_number
 from mrl_keras.losses.labelled import LabelledLoss
+from mrl_keras.losses.symmetric_contrastive import check_own_columns
 from mrl_keras.masks import with_mask
 from mrl_keras.registry import register
-from mrl_keras.replicas import first_row
+from mrl_keras.replicas import first_row, replica_position
 
 POSITIVES = ("diagonal", "gathered", "labels", "classes")
 
@@ -30,7 +31,7 @@ def paired_recall(similarities, columns, k, similarity_temperature=0.01, rank_te
         rank_temperature: float T1. Default 1.0.
 
     Returns:
-        Tensor (n,), between 0 and 1.
+        Tensor (n,), between 0 and 1; NaN for a column outside [0, m).
 
     Source: arXiv 2108.11179, Section 3 (T1 = 1, T2 = 0.01 for cosines).
     """
@@ -40,7 +41,8 @@ def paired_recall(similarities, columns, k, similarity_temperature=0.01, rank_te
     own = ops.sum(ops.where(positive, similarities, 0.0), axis=1, keepdims=True)
     before = ops.sigmoid((similarities - own) / similarity_temperature)
     ranks = 1.0 + ops.sum(ops.where(positive, 0.0, before), axis=1)
-    return soft_recall(ranks, k, rank_temperature)
+    inside = ops.logical_and(columns >= 0, columns < ops.shape(similarities)[1])
+    return ops.where(inside, soft_recall(ranks, k, rank_temperature), float("nan"))
 
 
 def labelled_recall(similarities, labels, k, similarity_temperature=0.01, rank_temperature=1.0):
@@ -162,6 +164,8 @@ class RecallAtK(LabelledLoss):
         if self.positives == "classes":
             recall, counts = labelled_recall(similarities, labels, *numbers)
             return with_mask(1.0 - recall, counts > 0)
+        if self.positives == "diagonal":
+            check_own_columns(similarities.shape)
         if labels is None:
             rows = ops.shape(similarities)[0]
             labels = ops.arange(rows, dtype="int32")
@@ -171,7 +175,11 @@ class RecallAtK(LabelledLoss):
     def _check(self, shape, labels=None):
         fits = len(shape) == 2
         if fits and None not in shape:
-            enough = {"diagonal": shape[0] <= shape[1], "classes": shape[0] == shape[1]}
+            enough = {
+                "diagonal": shape[0] <= shape[1],
+                "gathered": shape[0] * replica_position()[1] <= shape[1],
+                "classes": shape[0] == shape[1],
+            }
             fits = enough.get(self.positives, True)
         if fits and labels is not None:
             one_each = len(labels) == 1 or (len(labels) == 2 and labels[1] == 1)
@@ -181,7 +189,8 @@ class RecallAtK(LabelledLoss):
             given = "" if labels is None else f" and y_true {tuple(labels)}"
             raise ValueError(
                 f"RecallAtK with positives {self.positives!r} takes {wanted}, for 'diagonal' with "
-                "m at least n, and where it reads labels n of them. Received y_pred "
+                "m at least n and for 'gathered' n times the replicas, and where it reads labels n "
+                "of them. Received y_pred "
                 f"{tuple(shape)}{given}."
             )
 

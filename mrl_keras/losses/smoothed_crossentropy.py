@@ -2,6 +2,7 @@
 
 from keras import backend, ops
 
+from mrl_keras.checks import checked_number
 from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register
 
@@ -80,9 +81,9 @@ class SmoothedSparseCategoricalCrossentropy(LabelledLoss):
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"`label_smoothing` must be in [0, 1). Received {label_smoothing!r}.")
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing = checked_number(label_smoothing, "`label_smoothing`", least=0.0)
+        if self.label_smoothing >= 1.0:
+            raise ValueError(f"`label_smoothing` must be below 1. Received {label_smoothing!r}.")
 
     def call(self, y_true, y_pred):
         return smoothed_sparse_crossentropy(y_true, y_pred, self.label_smoothing)

@@ -196,7 +196,7 @@ def _check_gathered(shape, replicas):
         )
 
 
-def _check_own_columns(shape):
+def check_own_columns(shape):
     """Refuse logits that `GatheredBatch` has made where the diagonal is asked for."""
     replicas = replica_position()[1]
     if replicas > 1 and len(shape) == 2 and None not in shape and shape[1] == replicas * shape[0]:
@@ -316,7 +316,7 @@ class SymmetricContrastive(LabelledLoss):
         if self.positives == "gathered":
             return sum(gathered_symmetric_contrastive(logits) for logits in prefixes)
         if self.positives == "diagonal":
-            _check_own_columns(prefixes[0].shape)
+            check_own_columns(prefixes[0].shape)
         labels = y_true if self.positives == "labels" else None
         return sum(symmetric_contrastive(labels, logits) for logits in prefixes)
 

@@ -54,7 +54,8 @@ class PrefixMetric(keras.metrics.Metric):
             raise ValueError(f"`metric` must be a keras.metrics.Metric. Received {metric!r}.")
         super().__init__(name=name or f"{metric.name}_d{dim}", dtype=dtype or metric.dtype)
         # A copy, since a metric shared by two prefixes would mix their states.
-        self.metric = type(metric).from_config(metric.get_config())
+        own = {"dtype": dtype} if dtype is not None else {}
+        self.metric = type(metric).from_config({**metric.get_config(), **own})
         if hasattr(metric, "_direction"):  # what callbacks of mode "auto" read
             self._direction = self.metric._direction = metric._direction
         self.nesting_dims = NestingDims(nesting_dims)

@@ -36,7 +36,8 @@ class MatryoshkaAdaptor(keras.Model):
         hidden: optional int, units of the network's hidden layer; 0 for the rotation alone.
             Default None, d.
         seed: optional int, of W_1's first values. Default None, Keras's global seed.
-        **kwargs: `name`, `dtype`, `trainable`.
+        dtype: dtype or policy of its layers. Default None, Keras's global policy.
+        **kwargs: `name`, `trainable`.
 
     Input shape:
         (batch, d) embeddings as their model gave them; each is L2-normalised first, and a zero
@@ -60,29 +61,32 @@ class MatryoshkaAdaptor(keras.Model):
     Source: arXiv 2407.20243 (Matryoshka-Adaptor), which starts from the components as they are.
     """
 
-    def __init__(self, nesting_dims, hidden=None, seed=None, **kwargs):
-        dims = NestingDims(nesting_dims)
+    def __init__(self, nesting_dims, hidden=None, seed=None, dtype=None, **kwargs):
+        dims, policy = NestingDims(nesting_dims), keras.dtype_policies.get(dtype)
         hidden = dims.width if hidden is None else whole_number(hidden, "`hidden`", least=0)
         rotation = keras.layers.Dense(
             dims.width,
             use_bias=False,
             kernel_initializer="identity",
             trainable=False,
+            dtype=policy,
             name="rotation",
         )
         inputs = keras.Input((dims.width,), name="original")
-        unit = keras.layers.UnitNormalization(name="unit")(inputs)
+        unit = keras.layers.UnitNormalization(dtype=policy, name="unit")(inputs)
         outputs = rotation(unit)
         if hidden:
             kernel = keras.initializers.GlorotUniform(seed)
             inner = keras.layers.Dense(
-                hidden, activation="gelu", kernel_initializer=kernel, name="inner"
+                hidden, activation="gelu", kernel_initializer=kernel, dtype=policy, name="inner"
             )(unit)
-            outer = keras.layers.Dense(dims.width, kernel_initializer="zeros", name="outer")(inner)
-            outputs = keras.layers.Add(name="adapted")([outputs, outer])
+            outer = keras.layers.Dense(
+                dims.width, kernel_initializer="zeros", dtype=policy, name="outer"
+            )(inner)
+            outputs = keras.layers.Add(dtype=policy, name="adapted")([outputs, outer])
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.nesting_dims, self.hidden, self.seed = dims, hidden, seed
-        self.rotation = rotation
+        self.rotation, self._policy = rotation, policy
 
     def adapt(self, embeddings: np.ndarray) -> None:
         """Sets the rotation to the principal directions of `embeddings`, not centred.
@@ -121,6 +125,7 @@ class MatryoshkaAdaptor(keras.Model):
             "nesting_dims": list(self.nesting_dims),
             "hidden": self.hidden,
             "seed": self.seed,
+            "dtype": keras.dtype_policies.serialize(self._policy),
         }
 
 

@@ -44,8 +44,9 @@ def cut(model, dim, normalize=False):
     if isinstance(head, MatryoshkaDense) and len(output.shape) == 3:
         if normalize:
             raise ValueError("`normalize` is for embeddings. Received a classifier.")
-        head.compute_output_shape(head.input.shape, dim)  # refuses other dims
-        found = _prefix_head(head, dim)(_prefix(head.input, dim))
+        embedding = _read_by(output)
+        head.compute_output_shape(embedding.shape, dim)  # refuses other dims
+        found = _prefix_head(head, dim)(_prefix(embedding, dim))
     elif len(getattr(output, "shape", ())) == 2 and output.shape[1] and dim <= output.shape[1]:
         found = _prefix(output, dim)
         if normalize:
@@ -58,6 +59,12 @@ def cut(model, dim, normalize=False):
     return keras.Model(model.input, found, name=f"{model.name}_{dim}")
 
 
+def _read_by(tensor):
+    """What the layer read when it made this tensor: a layer may be called more than once."""
+    layer, call, _ = tensor._keras_history
+    return layer._inbound_nodes[call].input_tensors[0]
+
+
 def _prefix(embedding, dim):
     """The first `dim` components of a symbolic embedding; the others are not computed."""
     layer = embedding._keras_history.operation
@@ -65,7 +72,7 @@ def _prefix(embedding, dim):
     elementwise = (keras.activations.linear, keras.activations.relu, keras.activations.tanh)
     if not plain or layer.activation not in elementwise:
         return embedding[:, :dim]
-    return _dense(layer, layer.kernel[:, :dim], layer.bias, dim)(layer.input)
+    return _dense(layer, layer.kernel[:, :dim], layer.bias, dim)(_read_by(embedding))
 
 
 def _prefix_head(head, dim):

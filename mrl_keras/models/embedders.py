@@ -32,6 +32,8 @@ from mrl_keras.models.text_embedder import sentence_pairs
 from mrl_keras.nesting import NestingDims
 from mrl_keras.registry import deserialize_argument, register
 
+_HUB_ADDRESSES = ("kaggle://", "hf://", "modelscope://")
+
 
 class _Embedder(TrainsOnPairs):
     """A backbone pooled to one embedding, its preprocessor, and training on pairs."""
@@ -232,9 +234,9 @@ class _Embedder(TrainsOnPairs):
             ImportError: KerasHub is not installed.
             ValueError: no such preset, or a preset without a preprocessor that fits.
         """
-        own = {}
-        if exists(join(preset, CONFIG)):
-            own = read_json(join(preset, CONFIG))
+        own, config, weights = {}, *(_own_file(preset, name) for name in (CONFIG, WEIGHTS))
+        if config:
+            own = read_json(config)
             if own.pop("class_name") != cls.__name__:
                 raise ValueError(f"The preset {preset!r} is of another class than {cls.__name__}.")
         length = {k: options.pop(k) for k in ("sequence_length",) if k in options}
@@ -250,8 +252,8 @@ class _Embedder(TrainsOnPairs):
         if preprocessor is None and has_one:
             preprocessor = hub_preprocessor(preset, cls._preprocessors, **length)
         made = cls(backbone, preprocessor, **own)
-        if exists(join(preset, WEIGHTS)):
-            read_variables(made.get_layer("embedding"), join(preset, WEIGHTS))
+        if weights:
+            read_variables(made.get_layer("embedding"), weights)
         return made
 
     def save_to_preset(self, preset):
@@ -282,6 +284,14 @@ class _Embedder(TrainsOnPairs):
         if self.width is not None and "embedding" in [layer.name for layer in self.layers]:
             write_variables(self.get_layer("embedding"), join(folder, WEIGHTS))
         write_json(join(folder, CONFIG), config)
+
+
+def _own_file(preset, name):
+    """The path of a file that `save_to_preset` wrote, None where there is none."""
+    if str(preset).startswith(_HUB_ADDRESSES):  # no folder: KerasHub reads it
+        return None
+    path = join(preset, name)
+    return path if exists(path) else None
 
 
 @register

@@ -76,7 +76,7 @@ def train_only(model, patterns):
     frozen = {}
     for name, (layer, stage) in parts.items():
         if stage is not None:
-            frozen.setdefault(layer.name, (layer, []))[1].extend([stage] * (name not in chosen))
+            frozen.setdefault(id(layer), (layer, []))[1].extend([stage] * (name not in chosen))
     for layer, stages in frozen.values():
         layer.trainable = True
         layer.frozen = stages

@@ -142,7 +142,8 @@ def masked_lm_at(model, nesting_dims):
     head = model.get_layer("head")
     names = ("activation", "kernel_initializer", "layer_norm_epsilon", "block_size")
     options = {name: head.get_config()[name] for name in names}
-    scores = MaskedLMHead(head.embedding, nesting_dims, name="head", **options)(head.input)
+    options |= {"name": "head", "dtype": head.dtype_policy}
+    scores = MaskedLMHead(head.embedding, nesting_dims, **options)(head.input)
     other = keras.Model(model.input, scores, name=model.name)
     for mine, theirs in zip(other.get_layer("head").weights, head.weights, strict=True):
         if mine is not theirs:

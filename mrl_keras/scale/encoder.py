@@ -137,16 +137,6 @@ class ExportedEncoder:
             self._keep, self._loaded = model, call  # a signature does not keep its model alive
         return self._loaded
 
-    def num_bytes(self) -> int:
-        """Bytes of the model's variables; 0 before it is loaded."""
-        if self._loaded is None:
-            return 0
-        variables = (
-            getattr(self._keep, "variables", None)
-            or self._keep.signatures[self.signature].variables
-        )
-        return sum(int(np.prod(one.shape)) * one.dtype.size for one in variables)
-
     def fingerprint(self) -> str:
         """SHA-256 of the model's graph and variables, 64 hexadecimal digits."""
         from mrl_keras.export.versions import version_directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import glob
 import json
 import os
@@ -82,7 +83,8 @@ def find_files(patterns: Sequence[str]) -> list[str]:
             are taken.
 
     Raises:
-        ValueError: nothing is found for a pattern, or a file of another kind is named.
+        ValueError: nothing is found for a pattern, a file of another kind is named, or two images
+            or texts in different folders have one name, of which their ids are made.
     """
     known, found = (*IMAGES, *TEXTS, *TABLES, *EXAMPLES), set()
     for pattern in patterns:
@@ -91,7 +93,8 @@ def find_files(patterns: Sequence[str]) -> list[str]:
             paths = [join(pattern, name) for name in list_names(pattern)]
             paths = [path for path in paths if path.lower().endswith(known)]
         else:
-            paths = [pattern] if is_remote(pattern) else glob.glob(pattern, recursive=True)
+            itself = is_remote(pattern) or os.path.isfile(pattern)
+            paths = [pattern] if itself else glob.glob(pattern, recursive=True)
         if not paths:
             raise ValueError(
                 f"{pattern!r} must name files, or a folder of files, that end in "
@@ -104,6 +107,15 @@ def find_files(patterns: Sequence[str]) -> list[str]:
                 "it."
             )
         found.update(paths)
+    names = collections.Counter(
+        os.path.basename(path) for path in found if path.lower().endswith((*IMAGES, *TEXTS))
+    )
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"Ids are made of the names of files, which must differ. Received several "
+            f"{sorted(twice)[:3]}; rename them."
+        )
     return sorted(found)
 
 

@@ -27,7 +27,7 @@ from mrl_keras.retrieval.bulk.fingerprints import (
 from mrl_keras.retrieval.index.build import check_ids
 from mrl_keras.scale.corpus import EmbeddedCorpus
 
-_ABOUT = "shard.json"
+_ABOUT, _SHARDS = "shard.json", "shards.json"
 INDEX, MODEL = "index", "model"
 """What a shard's folder holds."""
 
@@ -74,8 +74,9 @@ def build_shards(
         "of": corpus.layout.shards,
     }
     paths, failed = [], {}
+    write_json(join(output, _SHARDS), {"shards": [shard["shard"] for shard in corpus.shards]})
     for shard in tqdm(corpus.shards, unit="shard", disable=not progress):
-        path = join(output, f"shard-{shard['shard']:05d}")
+        path = join(output, _name(shard["shard"]))
         paths.append(path)
         wanted = {**about, "rows": shard["rows"], "sha256": shard["sha256"]}
         if directory_is_complete(path):
@@ -147,9 +148,20 @@ def shard_folders(output: str) -> list[str]:
     paths = [join(output, name) for name in names if is_directory(join(output, name))]
     if not paths:
         raise ValueError(f"{output} must hold shards that `build_shards` made. It holds none.")
+    wanted = read_json(join(output, _SHARDS))["shards"] if exists(join(output, _SHARDS)) else ()
+    missing = [name for name in map(_name, wanted) if join(output, name) not in paths]
+    if missing:
+        raise ValueError(
+            f"{output} must hold all shards of its corpus. It lacks {', '.join(missing[:5])}: the "
+            "same call of `build_shards` makes them."
+        )
     for path in paths:
         check_complete(path)
     return paths
+
+
+def _name(shard):
+    return f"shard-{shard:05d}"
 
 
 def load_shards(output: str, memory_map: bool = True) -> Sequence[NestedIndex]:

@@ -243,6 +243,11 @@ def made_ids(first_row, shown: Sequence[str]) -> np.ndarray:
 def class_ids(first_row, labels, class_names) -> np.ndarray:
     """Ids "CLASS/ROW"."""
     names = [name.replace(" ", "_") for name in class_names]
+    if len(labels) and np.min(labels) < 0:
+        raise ValueError(
+            f"Ids of classes need labels from 0. Received {np.min(labels)} in row "
+            f"{first_row + int(np.argmin(labels))}: take a split with labels, or other ids."
+        )
     return np.array([f"{names[label]}/{first_row + i}" for i, label in enumerate(labels)])
 
 
@@ -371,6 +376,12 @@ def _parquet_rows(source, paths, width, batch_size):
             first += batch.num_rows
 
     def rows_of(batch, row):
+        for name in columns:
+            if name != source.relevant and batch.column(name).null_count:
+                raise ValueError(
+                    f"The column {name!r} of {source.name} must have a value in every row. One of "
+                    f"the rows {row} to {row + batch.num_rows - 1} has none."
+                )
         values = {name: batch.column(name).to_pylist() for name in columns if name != "embedding"}
         if embedded:
             lists = batch.column("embedding")

@@ -58,7 +58,9 @@ def export_run(run: Run, directory, options: ExportOptions, command: str) -> str
             retrievals=maker.retrievals,
         )
         path = export_saved_model(directory, **{**parts, "options": serving})
-    about = f"Made from a run of the task {run.config.task} on {run.config.data.name}"
+    about = f"Made from a run of the task {run.config.task}"
+    name = (run.config.get("data") or {}).get("name")
+    about += f" on {name}" if name else ""
     write_text(join(os.path.dirname(path), "README.md"), model_card(path, about, command))
     return path
 
@@ -117,11 +119,17 @@ class _Maker:
 
     def _wants_cascade(self):
         wanted, head = self._options.cascade, self._parts.get("classifier")
-        able = head is not None and len(self._dims) > 1 and wanted != "no"
+        lacking = None
+        if head is None:
+            lacking = "there is no classifier"
+        elif len(self._dims) == 1:
+            lacking = f"its only prefix is {self._dims[0]}"
+        elif "" not in self._directions:
+            lacking = "the task has no direction that reads queries"
+        able = lacking is None and wanted != "no"
         if wanted == "yes" and not able:
             raise ValueError(
-                "A cascade needs a classifier of several prefixes; "
-                f"{'its only prefix is ' + str(self._dims[0]) if head else 'there is none'}. Leave "
+                f"A cascade needs a classifier of several prefixes, and queries; {lacking}. Leave "
                 "`cascade` at 'auto'."
             )
         labelled = able and has_labels(self._queries_of(""), self._task.class_names())

@@ -118,6 +118,10 @@ class Task(abc.ABC):
         """
         return {}
 
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, by label, for a classifier's cascade. Default none."""
+        return ()
+
     def explain_errors(self):
         """A context in which damaged data of the config's set is one clear error."""
         return explain_image_errors(

@@ -226,6 +226,12 @@ class RestModel(Model):
                 f"/labels/LABEL after it where you like. Received {url!r}.",
                 "INVALID_ARGUMENT",
             )
+        try:
+            _ = parts.port
+        except ValueError as error:
+            raise ServingError(
+                f"The port of {url!r} must be a number: {error}. {_PORTS}", "INVALID_ARGUMENT"
+            ) from error
         secure = parts.scheme == "https"
         self._connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         self._host, self._where = parts.netloc, f"the server at {url}"

@@ -125,8 +125,14 @@ def same_answers(wanted, found, rtol, agreement):
     shares, largest = [], 0.0
     for name, want in wanted.items():
         if want.dtype.kind == "f":
-            difference = np.abs(want.astype("float64") - found[name])
-            scale = np.maximum(np.abs(want.astype("float64")), 1e-2)
+            want, have = want.astype("float64"), found[name].astype("float64")
+            finite = np.isfinite(want)
+            if not np.array_equal(want[~finite], have[~finite], equal_nan=True):
+                return False, f"{name} has NaN or infinity elsewhere"
+            if not np.isfinite(have[finite]).all():
+                return False, f"{name} has NaN or infinity"
+            difference = np.abs(want[finite] - have[finite])
+            scale = np.maximum(np.abs(want[finite]), 1e-2)
             largest = max(largest, float(np.max(difference / scale, initial=0.0)))
         else:
             shares.append(float(np.mean(want == found[name])) if want.size else 1.0)

@@ -210,12 +210,12 @@ class Task(task.Task):
 
     def _corpus(self, source, embed):
         data, rows = self.config.data, self.config.evaluation.batch_size
-        if source.name == "made":
+        if self.source.builder is None and source.name == data.name:  # made, or bundled
             found = self.source.test if source.split == data.eval_split else self.source.train
             names = tuple(self.class_names())
             keys = np.array([f"{source.split}/{row}" for row in range(len(found))])
             made = Rows(found.images, class_ids(0, found.labels, names), found.labels, keys)
-            about = {"set": "made", "split": source.split}
+            about = {"set": source.name, "split": source.split}
             return array_corpus(about, made, embed, rows, names, source.most)
         builder = image_set(source.name, source.data_dir or None)
         image_of = image_reader(builder, data, self.source.image_shape)

@@ -83,6 +83,11 @@ class Task(task.Task):
         self.vocabulary = RunVocabulary(
             workdir, config, config.length, self._vocabulary_texts, kept=LITERAL
         )
+        if len(self.vocabulary) > config.vocabulary.size:
+            raise ValueError(
+                f"`vocabulary.size` must be at least {len(self.vocabulary)}, the pieces of the "
+                f"vocabulary beside `init_from`. Received {config.vocabulary.size}."
+            )
 
     @property
     def trained_dims(self):
@@ -163,7 +168,7 @@ class Task(task.Task):
                 labels.append(label.numpy()[used])
             return {"token_scores": np.concatenate(scores), "token_labels": np.concatenate(labels)}
 
-        parts = {("token_scores", "token_labels"): tokens}
+        parts = {("token_scores", "token_labels"): tokens} if self.config.data.eval_split else {}
         if self.sources is None or self.config.data.in_memory:
             parts[("piece_counts",)] = lambda get: {"piece_counts": self._piece_counts()}
         return EvaluationPass(trained, parts, between)

@@ -145,3 +145,19 @@ def test_quantised_weights_are_refused():
     layer.layer.quantize("int8")
     with pytest.raises(ValueError, match="quantise a plain"):
         layer(x)
+
+
+def test_channels_come_last():
+    layer = keras.layers.Conv2D(4, 1, data_format="channels_first")
+    with pytest.raises(ValueError, match="channels last"):
+        Slimmable(layer)
+
+
+def test_layers_keep_their_dtype():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16", name="half")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(8, dtype="float32", name="whole")(x)
+    model = slimmable_classifier(keras.Model(inputs, outputs), 3, [4, 8])
+    names = {layer.name: layer.compute_dtype for layer in model._flatten_layers()}
+    assert (names["half"], names["whole"]) == ("bfloat16", "float32")

@@ -199,3 +199,11 @@ def test_refused_inputs_and_classifiers(head):
         layer(np.zeros((3, 31), "float32"))
     with pytest.raises(ValueError, match="must be a MatryoshkaDense. Received <Dense"):
         AdaptiveClassifier(keras.layers.Dense(3), POLICY)
+
+
+def test_a_policy_is_what_its_dict_says():
+    policy = CascadePolicy([4, 8], [0.5])
+    head = MatryoshkaDense(3, [4, 8])
+    assert AdaptiveClassifier(head, policy.to_dict()).policy == policy
+    with pytest.raises(ValueError, match="A policy needs the keys"):
+        AdaptiveClassifier(head, {"dims": [4, 8], "threshold": [0.5]})

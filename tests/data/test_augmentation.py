@@ -89,6 +89,9 @@ def test_every_format_decodes_to_three_channels():
 def test_resolution_stages():
     # FFCV: round(interp(epoch, [29, 34], [160, 192]) / 32) * 32 first gives 192 after 31.5 of 40.
     assert resolution_stages(40, 160, 192) == [(0, 160), (32, 192)]
+    few = resolution_stages(10, 160, 224)
+    assert len({step for step, _ in few}) == len(few)
+    assert few[-1][1] == 224
     assert resolution_stages(40_000, 160, 192) == [(0, 160), (31_500, 192)]
     assert resolution_stages(100, 64, 64) == [(0, 64)]
     stages = resolution_stages(1000, 128, 224, ramp=(0.0, 1.0))

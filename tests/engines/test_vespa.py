@@ -136,6 +136,10 @@ def test_requests_hold_the_shortlist_and_the_filters():
         ),
         (lambda: next(VespaApplication("docs", PLAN).feed(table(1), [3])), "id of the kind string"),
         (
+            lambda: next(VespaApplication("docs", PLAN).feed(table(2), ["a", "b"], [{}])),
+            "a dict for each of the 2 rows. Received 1",
+        ),
+        (
             lambda: next(VespaApplication("docs", PLAN).feed(table(1), ["a"], [{"b": 1}])),
             "a payload of",
         ),

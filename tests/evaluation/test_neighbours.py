@@ -86,3 +86,11 @@ def test_errors(change, message):
     }
     with pytest.raises(ValueError, match=message):
         knn_accuracy(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_queries_that_are_no_numbers_are_refused(value):
+    queries = QUERIES.copy()
+    queries[7, 1] = value
+    with pytest.raises(ValueError, match="must be finite.* in 1 rows, such as row 7"):
+        knn_accuracy(TRAIN, TRAIN_LABELS, queries, LABELS, DIMS)

@@ -167,3 +167,8 @@ def test_no_tensor_holds_the_logits_of_the_vocabulary():
                     graphs.append(operation.graph._get_function(found).graph)
     assert positions * block_size in sizes, "the blocks were not found"
     assert max(sizes) <= max(table.shape.num_elements(), positions * block_size * len(DIMS))
+
+
+def test_no_positions():
+    found = scores(HIDDEN[:0], TABLE, BIAS, LABELS[:0])
+    assert tuple(found.shape) == (0, 3, 2)

@@ -207,6 +207,13 @@ def test_a_large_weight_puts_positives_into_one_leaf():
     assert found[20.0] > found[0.0]
 
 
+def test_both_calls_of_a_step_count():
+    inputs, layer = keras.Input(X.shape[1:]), PrefixCodebook(LEAVES, DIM)
+    model = keras.Model(inputs, [layer(inputs), layer(2.0 * inputs)])
+    model(X, training=True)
+    assert len(model.losses) == 2
+
+
 def test_a_layer_that_is_not_trained_learns_no_leaves():
     for layer in (PrefixCodebook(LEAVES, DIM), PrefixCodebook(LEAVES, DIM, trainable=False)):
         np.testing.assert_array_equal(as_numpy(layer(X, training=not layer.trainable)), X)

@@ -243,3 +243,14 @@ def test_a_half_precision_crossentropy_is_summed_in_float32():
     loss = MatryoshkaLoss(sparse(), reduction=None, dtype="bfloat16")
     found = as_numpy(loss(np.zeros(2, "int32"), np.zeros((2, 1, 2000), "float32")))
     np.testing.assert_allclose(found.astype("float32"), np.log(2000), rtol=2**-8)
+
+
+def test_a_crossentropy_of_ones_own_keeps_its_call():
+    class Threefold(keras.losses.SparseCategoricalCrossentropy):
+        def call(self, y_true, y_pred):
+            return 3.0 * super().call(y_true, y_pred)
+
+    labels, logits = np.array([1, 0]), np.array([[[0.5, 2.0]], [[1.0, -1.0]]], "float32")
+    plain = MatryoshkaLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = MatryoshkaLoss(Threefold(from_logits=True))(labels, logits)
+    np.testing.assert_allclose(as_numpy(found), 3 * as_numpy(plain(labels, logits)), rtol=1e-6)

@@ -99,6 +99,14 @@ def test_rows_without_positives_do_not_count(nested):
     np.testing.assert_allclose(float(loss(CLASSES, outputs)), wanted, rtol=1e-5)
 
 
+def test_labels_out_of_range_give_nan_alone():
+    columns = COLUMNS.copy()
+    columns[[1, 4]] = [-1, SIMILARITIES.shape[1]]
+    loss = RecallAtK(2, "labels", reduction=None)
+    found = as_numpy(loss(columns, SIMILARITIES))
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(found)), [1, 4])
+
+
 def test_gradients_match_finite_differences():
     _, (found,) = gradients(
         lambda s: keras.ops.sum(paired_recall(s, COLUMNS, K, **SOFT)), SIMILARITIES

@@ -111,3 +111,8 @@ def test_metric_errors():
         metric.update_state(LABELS, NESTED[:, :2])
     with pytest.raises(ValueError, match=r"on axis -2\. Received shape \(8, 10\)"):
         metric.update_state(LABELS, NESTED[:, 0])
+
+
+def test_a_dtype_is_that_of_the_statistics():
+    metric = PrefixMetric(keras.metrics.MeanSquaredError(), [2, 4], 4, dtype="float64")
+    assert {v.dtype for v in metric.variables} == {"float64"}

@@ -210,3 +210,11 @@ def test_an_export_adapts_raw_embeddings_and_searches(trained, rows, tmp_path):
 def test_bad_input(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_layers_have_the_adaptors_dtype():
+    made = MatryoshkaAdaptor([2, 8], dtype="mixed_bfloat16")
+    assert {layer.compute_dtype for layer in made.layers[1:]} == {"bfloat16"}
+    again = MatryoshkaAdaptor.from_config(made.get_config())
+    assert {layer.compute_dtype for layer in again.layers[1:]} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in MatryoshkaAdaptor([2, 8]).layers[1:]} == {"float32"}

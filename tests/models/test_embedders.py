@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from mrl_keras.models import MatryoshkaImageEmbedder, MatryoshkaTextEmbedder, small_convnet
+from mrl_keras.models import (
+    MatryoshkaImageEmbedder,
+    MatryoshkaTextEmbedder,
+    embedders,
+    small_convnet,
+)
 from tests.support import hub
 from tests.support.contracts import as_numpy, save_and_load
 
@@ -136,3 +141,17 @@ def test_refusals():
     wrong = MatryoshkaTextEmbedder(hub.bert(), lambda texts: {"ids": texts}, [8])
     with pytest.raises(ValueError, match="'padding_mask'.*are missing"):
         wrong.encode(["a"])
+
+
+def test_an_address_of_a_hub_is_no_folder(monkeypatch):
+    asked = []
+
+    def backbone(preset, *options, **more):
+        asked.append(preset)
+        raise ValueError("no network")
+
+    monkeypatch.setattr(embedders, "hub_backbone", backbone)
+    for address in ("hf://someone/some-bert", "kaggle://someone/bert/keras/small"):
+        with pytest.raises(ValueError, match="no network"):
+            MatryoshkaTextEmbedder.from_preset(address, nesting_dims=[4, 8])
+    assert len(asked) == 2

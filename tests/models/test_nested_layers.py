@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mrl_keras import MatryoshkaDense, MatryoshkaLoss, per_prefix
-from mrl_keras.models import NestedLayers, pooled, sentence_pairs
+from mrl_keras.models import NestedLayers, cut, pooled, sentence_pairs
 from tests.support.contracts import as_numpy, check_every_argument_is_given, save_and_load
 
 RNG = np.random.default_rng(0)
@@ -170,3 +170,11 @@ def test_errors():
     )
     with pytest.raises(ValueError, match=r"one width. Received \{'block1': 8, 'wide': 9\}"):
         NestedLayers(wide, ["block1", "wide"], pooling="mean")
+
+
+def test_an_encoder_of_a_shared_linear_layer_is_cut_at_its_own_call():
+    model = nested(width=6)
+    for name in ("block1", "block3"):
+        encoder = model.encoder(name)
+        found = as_numpy(cut(encoder, 4)(ROWS))
+        np.testing.assert_allclose(found, as_numpy(encoder(ROWS))[:, :4], atol=1e-6)

@@ -181,3 +181,66 @@ def test_texts_find_texts_and_a_masked_lm_fills_masks(tmp_path, capsys):
     assert "fill_mask" in manifest["signatures"]
     with pytest.raises(ValueError, match="has no retrieval that takes a text"):
         ask(capsys, tmp_path / "filler", "a [MASK]")
+
+
+def test_bundled_sets_are_exported(tmp_path, capsys):
+    run_here("train.py", tiny("digit_pairs"), f"--workdir={tmp_path / 'run'}", "--evaluate=False")
+    run_here("export.py", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model'}")
+    manifest = load_manifest(str(tmp_path / "model"))
+    assert manifest["about"]["retrieval"]["corpus"]["set"] == "digit_pairs"
+    assert "retrieve" in manifest["signatures"]
+
+
+OWN = """
+import keras, numpy as np, tensorflow as tf
+import mrl_keras
+from mrl_keras.evaluation import EvaluationPass
+from recipes.common.task import Task as Base
+
+class Task(Base):
+    def train_data(self, batch_size, sampling):
+        rows = np.eye(4, dtype="float32")[np.arange(64) % 4], np.arange(64) % 4
+        return tf.data.Dataset.from_tensor_slices(rows).repeat().batch(batch_size)
+
+    def build_model(self):
+        inputs = keras.Input((4,), name="features")
+        embedding = keras.layers.Dense(8, name="embedding")(inputs)
+        return keras.Model(inputs, mrl_keras.MatryoshkaDense(4, [4, 8], name="head")(embedding))
+
+    def loss(self):
+        inner = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return mrl_keras.MatryoshkaLoss(inner)
+
+    def evaluation_pass(self, model):
+        encoder, rows = self.exported_parts(model)["encoder"], np.eye(4, dtype="float32")
+        batches = [(rows, np.arange(4))]
+        return EvaluationPass.of_embeddings(encoder.predict_on_batch, batches, [4, 8], batches)
+
+    def exported_parts(self, model):
+        encoder = keras.Model(model.input, model.get_layer("embedding").output)
+        return {"encoder": encoder, "classifier": model.get_layer("head")}
+"""
+
+
+def test_a_task_of_ones_own_without_data_to_retrieve_is_exported(tmp_path, monkeypatch):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "own_task_of_groups.py").write_text(OWN)
+    (tmp_path / "own_config.py").write_text(
+        "from recipes.configs.common_defaults import defaults\n"
+        "def get_config(mode=''):\n"
+        "    config = defaults('package.own_task_of_groups')\n"
+        "    config.steps = config.checkpoint_every = 2\n"
+        "    config.evaluators = {'neighbours': {'ks': [1]}}\n"
+        "    return config\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run_here("train.py", f"--config={tmp_path}/own_config.py", f"--workdir={tmp_path / 'run'}")
+    run_here("export.py", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model'}")
+    assert "classify" in load_manifest(str(tmp_path / "model"))["signatures"]
+    page = (tmp_path / "model" / "README.md").read_text()
+    assert "a run of the task package.own_task_of_groups" in page
+    with pytest.raises(SystemExit):
+        run_here(
+            "export.py", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model'}",
+            "--cascade=yes",
+        )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from mrl_keras.nesting import NestingDims
 from mrl_keras.retrieval import SearchPlan
 from recipes.common import indexing
-from recipes.common.corpus import Rows, Source, array_corpus, folder_corpus
+from recipes.common.corpus import Rows, Source, array_corpus, class_ids, folder_corpus
 from recipes.common.export_options import ExportOptions, export_config, export_options
 from recipes.common.indexing import index_corpus
 from recipes.common.planning import choose_plan, given_plan, learn_cascade, parse_plan, read_queries
@@ -114,6 +114,16 @@ def test_a_folder_of_parquet_tables(tmp_path):
         next(folder_corpus(Source(str(tmp_path)), 4, None, 5).read(0))
     with pytest.raises(ValueError, match=r"must have the columns \['embedding', 'name'\]"):
         folder_corpus(Source(str(tmp_path), ids="name"), 8, None, 5)
+    table = pa.table({"embedding": list(embeddings[:2]), "id": ["a", None]})
+    parquet.write_table(table, tmp_path / "2.parquet")
+    with pytest.raises(ValueError, match="column 'id' of .* in every row. One of the rows 20 to"):
+        list(folder_corpus(Source(str(tmp_path)), 8, None, 5).read(0))
+
+
+def test_classes_of_unlabelled_rows_are_no_ids():
+    assert class_ids(3, [1, 0], ["a b", "c"]).tolist() == ["c/3", "a_b/4"]
+    with pytest.raises(ValueError, match="need labels from 0. Received -1 in row 4"):
+        class_ids(3, [1, -1], ["a", "b"])
 
 
 def test_an_empty_folder_is_told(tmp_path):

@@ -118,6 +118,23 @@ def test_what_is_wrong_is_one_line(script, arguments, text, capsys):
     assert said.count("\n") == 1
 
 
+def test_filters_hold_numbers_and_several_values():
+    given = ["lang=en", "lang=de", "year=2020", "new=true", 'code="7"', "x=a=b", "y=[1]"]
+    assert to_engine.parse_filters(given) == {
+        "lang": ["en", "de"], "year": [2020], "new": [True], "code": ["7"], "x": ["a=b"],
+        "y": ["[1]"],
+    }  # fmt: skip
+
+
+def test_shards_of_a_corpus_that_is_there(corpus, tmp_path, capsys):
+    common = ["no.txt", f"--corpus={corpus}", "--dims", "2", "4", "8"]
+    for plan, text in (("3:20,8", "Received [3]"), ("2:20,8", "is embedded as")):
+        with pytest.raises(SystemExit):  # of other dims; by another metric than the corpus
+            embed_corpus.main([*common, f"--shard_plan={plan}"])
+        assert text in capsys.readouterr().err
+    assert not (tmp_path / "corpus-shards").exists()
+
+
 def test_a_plan_of_other_dims_is_refused(corpus, tmp_path, capsys):
     common = [f"--rows={corpus}", "--engine=vespa", f"--address={tmp_path / 'vespa'}"]
     with pytest.raises(SystemExit):

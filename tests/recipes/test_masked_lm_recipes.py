@@ -155,6 +155,19 @@ def test_the_vocabulary_is_made_once_and_kept(folder, tmp_path):
     assert pieces == learn_vocabulary(made_sentences(64, 0), 120, kept=["[UNK]"])
 
 
+def test_pieces_beyond_the_table_are_refused(tmp_path, folder):
+    pieces = read_vocabulary(folder / "vocabulary.txt")
+    more = [f"more{i}" for i in range(121)]
+    (tmp_path / "vocabulary.txt").write_text("\n".join([*pieces, *more]) + "\n")
+    with pytest.raises(ValueError, match="`vocabulary.size` must be at least .* Received 120"):
+        Task(get_config(), tmp_path)
+
+
+def test_without_an_evaluation_split_there_are_no_scores(folder):
+    task = Task(get_config(data={"eval_split": ""}), folder)
+    assert "token_scores" not in task.evaluation_pass(task.build_model()).names
+
+
 def test_a_resumed_run_reads_what_the_uninterrupted_one_would_have_read(folder):
     task = Task(get_config(), folder)
     whole = list(itertools.islice(task.train_data(8, Sampling(3)), 6))

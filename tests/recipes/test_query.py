@@ -175,3 +175,11 @@ def test_a_reader_that_has_seen_enough():
     options = {"shell": True, "cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
     found = subprocess.run(f"set -o pipefail; {command}", executable="/bin/bash", **options)
     assert (found.returncode, found.stdout, found.stderr) == (0, "party\n", "")
+
+
+def test_a_row_of_a_set_of_texts_is_asked_as_text(model, monkeypatch):
+    monkeypatch.setattr(query, "set_rows", lambda *_: [{"text": "é".encode(), "label": 1}])
+    ask("folder", "some_texts:test:3")
+    assert [(name, inputs["text"].tolist()) for name, inputs in model.asked] == [
+        ("retrieve", ["é".encode()])
+    ]

@@ -289,6 +289,7 @@ def test_a_server_that_answers_something_else(answers, text, refused):
         ({"url": "http://a/v1/models/m", "grpc": "a:1/m"}, "Give one source of answers"),
         ({"url": "a:8501/v1/models/m"}, "A REST address is http://HOST:8501/v1/models/NAME"),
         ({"url": "http://a:8501/m"}, "Received 'http://a:8501/m'"),
+        ({"url": "http://a:85o1/v1/models/m"}, "The port of .* must be a number"),
         ({"grpc": "a/m"}, "A gRPC address is HOST:8500/NAME.* Received 'a/m'"),
         ({"grpc": "a:8500"}, "A gRPC address is"),
         ({"model": "absent"}, "absent must be the folder of an exported model.* empty or absent"),

@@ -3,6 +3,7 @@
 import re
 import urllib.request
 
+import numpy as np
 import pytest
 
 from recipes.serving import smoke_check, write_compose
@@ -127,3 +128,13 @@ def test_wrong_arguments(arguments, text, capsys):
 def test_no_folder(capsys):
     assert smoke_check.main(["--model=absent", "--grpc=127.0.0.1:1/m"]) == 2
     assert "absent must be the folder of an exported model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [([1.0, np.nan], True), ([np.nan, 1.0], False), ([np.inf, np.nan], False), ([2.0, 1.0], False)],
+)
+def test_answers_that_are_no_numbers_are_compared_too(found, same):
+    wanted = {"scores": np.array([1.0, np.nan], "float32")}
+    given = {"scores": np.array(found, "float32")}
+    assert smoke_check.same_answers(wanted, given, rtol=1e-3, agreement=1.0)[0] == same

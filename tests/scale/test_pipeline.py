@@ -139,8 +139,13 @@ def test_shards_are_built_resumed_repaired_and_searched(tmp_path, capsys):
     middle.write_bytes(whole[:300])
     with pytest.raises(ValueError, match="1 of 3 shards failed .shard-00001.*damaged"):
         build_shards(str(corpus), str(output), plan)
-    assert sorted(path.name for path in output.iterdir()) == ["shard-00000", "shard-00002"]
-    stamps = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    there = sorted(output.glob("shard-*"))
+    assert [path.name for path in there] == ["shard-00000", "shard-00002"]
+    with pytest.raises(
+        ValueError, match="must hold all shards of its corpus. It lacks shard-00001"
+    ):
+        load_shards(str(output))
+    stamps = {path: path.stat().st_mtime_ns for path in there}
     middle.write_bytes(whole)
     paths = build_shards(str(corpus), str(output), plan)
     assert [os.path.basename(path) for path in paths] == [f"shard-0000{i}" for i in range(3)]

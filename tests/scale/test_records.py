@@ -119,3 +119,13 @@ def test_files_are_found_once_and_sorted(tmp_path):
     with pytest.raises(ValueError, match="must be a list of names"):
         RecordOptions(payload="text")
     assert find_files(["ram://nowhere.txt"]) == ["ram://nowhere.txt"]
+
+
+def test_files_of_one_name_are_refused_and_names_are_no_patterns(tmp_path):
+    for name in ("a/x.txt", "b/x.txt", "c/a[1].txt", "c/a1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("line")
+    with pytest.raises(ValueError, match=r"which must differ. Received several \['x.txt'\]"):
+        find_files([str(tmp_path / "a"), str(tmp_path / "b")])
+    literal = str(tmp_path / "c" / "a[1].txt")
+    assert find_files([literal]) == [literal]

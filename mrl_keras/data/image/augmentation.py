@@ -175,7 +175,8 @@ def resolution_stages(steps, smallest, largest, ramp=(0.725, 0.85), multiple=32)
     if largest > smallest:
         middle = (stages[-1][1] + largest) / 2
         stages.append((_reached(middle, steps, smallest, largest, ramp), largest))
-    return [stage for i, stage in enumerate(stages) if stages[i + 1 : i + 2] != [stage]]
+    # Of stages that begin at one step the last one counts.
+    return list(dict(stages).items())
 
 
 def _reached(pixels, steps, smallest, largest, ramp):

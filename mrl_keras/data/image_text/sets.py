@@ -113,6 +113,12 @@ def read_captioned(
         for image, found in dataset.as_numpy_iterator():
             images.append(image)
             texts.append(tuple(text.decode() for text in found))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"A caption of example {len(images) - 1} in the split {split!r} of "
+            f"{builder.info.name!r} is not UTF-8 ({error}). Prepare the set in {builder.data_dir} "
+            "again."
+        ) from error
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"Corrupt image in the split {split!r} of {builder.info.name!r}: example "

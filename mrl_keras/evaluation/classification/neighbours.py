@@ -73,6 +73,12 @@ def neighbour_labels(
         raise ValueError("`embeddings` must hold at least one query. Received none.")
     check_classes_known(labels, train_labels)
     found = exact_search(embeddings, train_embeddings, dims, k=k)
+    without = np.flatnonzero((found.indices < 0).any(axis=(0, 2)))
+    if len(without):
+        raise ValueError(
+            "`embeddings` must be finite, and their squares too. Received NaN, inf or overflow in "
+            f"{len(without)} rows, such as row {without[0]}; remove them."
+        )
     pairs = zip(found.dims, found.indices, strict=True)
     return {dim: train_labels[indices] for dim, indices in pairs}
 

@@ -11,7 +11,7 @@ import os
 
 import keras
 
-from mrl_keras.checks import whole_number
+from mrl_keras.checks import checked_number, whole_number
 from mrl_keras.lazy_tensorflow import require_backend
 from mrl_keras.models.garden.checkpoint import restore
 from mrl_keras.variables import number_from_zero
@@ -50,7 +50,7 @@ class GardenBackbone(keras.layers.Layer, abc.ABC):
 
     def __init__(self, options, l2=0.0, **kwargs):
         super().__init__(**kwargs)
-        self.l2 = _rate(l2, "`l2`")
+        self.l2 = checked_number(l2, "`l2`", least=0.0)
         self._options = options
         for name, value in dataclasses.asdict(options).items():
             setattr(self, name, value)
@@ -260,14 +260,6 @@ def split_options(options, keywords):
     return options(**own), {name: v for name, v in keywords.items() if name not in names}
 
 
-def _rate(value, what):
-    """`value` as a float of at least 0; `what` names it in the error."""
-    number = float(value)
-    if not 0 <= number < float("inf"):
-        raise ValueError(f"{what} must be a finite number of at least 0. Received {value!r}.")
-    return number
-
-
 def check_layers(numbers, num_layers):
     """Raise a ValueError unless `numbers` are ascending ints from 1 to `num_layers`."""
     found = [whole_number(number, "Each of `output_layers`") for number in numbers]
@@ -285,7 +277,7 @@ def layer_name(number):
 
 def fraction(value, what):
     """`value` as a float in [0, 1), such as a dropout rate; `what` names it in the error."""
-    number = _rate(value, what)
+    number = checked_number(value, what, least=0.0)
     if number >= 1:
         raise ValueError(f"{what} must be below 1. Received {value!r}.")
     return number

@@ -99,8 +99,8 @@ def robustness_page(study) -> Page:
         slug,
         title,
         f"The first {images:,} test images, clean and corrupted in {len(CORRUPTIONS)} kinds x 5 "
-        "severities made by `mrl_keras.data.corrupt_images` (not CIFAR-10-C: accuracies are not to "
-        "be compared with that set's).",
+        "severities made by `mrl_keras.data.image.corruptions.corrupt` (not CIFAR-10-C: accuracies "
+        "are not to be compared with that set's).",
         parts,
         verdicts,
     )
