@@ -158,6 +158,6 @@ def test_layers_keep_their_dtype():
     x = keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16", name="half")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
     outputs = keras.layers.Dense(8, dtype="float32", name="whole")(x)
-    model = slimmable_classifier(keras.Model(inputs, outputs), 3, [4, 8])
+    model = slimmable_classifier(keras.Model(inputs, outputs), 3, [0.5, 1.0])
     names = {layer.name: layer.compute_dtype for layer in model._flatten_layers()}
     assert (names["half"], names["whole"]) == ("bfloat16", "float32")

@@ -303,7 +303,7 @@ def test_checkpoints_of_another_network_leave_the_weights(tmp_path):
         (lambda: vit(output_layers=[3]), r"from 1 to 2. Received \[3\]"),
         (lambda: bert(output_layers=[2, 1]), "must be ascending numbers of blocks"),
         (lambda: bert(l2=0.1), "`l2` must be 0: Model Garden's BERT regularises nothing"),
-        (lambda: resnet(l2=-1.0), "`l2` must be a finite number of at least 0. Received -1.0"),
+        (lambda: resnet(l2=-1.0), "`l2` must be a finite number, at least 0. Received -1.0"),
         (lambda: GardenResNet(19), "Received 19"),
         (lambda: GardenViT(8, hidden_size=16, num_heads=3), "`num_heads` must divide"),
         (lambda: bert()(IMAGES), "GardenBert takes a dict of input_word_ids"),
