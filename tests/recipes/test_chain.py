@@ -184,7 +184,10 @@ def test_texts_find_texts_and_a_masked_lm_fills_masks(tmp_path, capsys):
 
 
 def test_bundled_sets_are_exported(tmp_path, capsys):
-    run_here("train.py", tiny("digit_pairs"), f"--workdir={tmp_path / 'run'}", "--evaluate=False")
+    run_here(
+        "train.py", tiny("digit_pairs"), "--config.data.name=digit_pairs",
+        f"--workdir={tmp_path / 'run'}", "--evaluate=False",
+    )  # fmt: skip
     run_here("export.py", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model'}")
     manifest = load_manifest(str(tmp_path / "model"))
     assert manifest["about"]["retrieval"]["corpus"]["set"] == "digit_pairs"
@@ -230,6 +233,7 @@ def test_a_task_of_ones_own_without_data_to_retrieve_is_exported(tmp_path, monke
         "def get_config(mode=''):\n"
         "    config = defaults('package.own_task_of_groups')\n"
         "    config.steps = config.checkpoint_every = 2\n"
+        "    config.optimizer.name, config.optimizer.learning_rate = 'adam', 0.01\n"
         "    config.evaluators = {'neighbours': {'ks': [1]}}\n"
         "    return config\n"
     )
