@@ -135,8 +135,8 @@ def _softmax_sums(blocks):
 
     def step(number, largest, total, picked):
         logits = blocks.logits(number, blocks.rows(number))
-        highest = ops.stack([ops.max(z, axis=0, initial=LOWEST) for z in logits])
-        highest = ops.maximum(largest, highest)
+        found = [ops.max(z, axis=0, initial=LOWEST) for z in logits]
+        highest = ops.stack([ops.maximum(largest[i], one) for i, one in enumerate(found)])
         total = ops.multiply(total, ops.exp(ops.subtract(largest, highest)))
         shifted = [ops.exp(ops.subtract(z, highest[i])) for i, z in enumerate(logits)]
         total = ops.add(total, ops.stack([ops.sum(one, axis=0) for one in shifted]))
