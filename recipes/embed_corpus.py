@@ -65,7 +65,7 @@ def parse_arguments(arguments=None):
 
 
 def embed(options, layout):
-    """Embeds the inputs, and prints what came of it."""
+    """The corpus of the inputs; prints what came of them."""
     records = RecordOptions(options.inputs_from, options.ids_from, options.payload)
     settings = EmbedOptions(layout, records, options.signature, options.batch_size)
     result = embed_corpus(options.inputs, options.corpus, options.model, settings, options.beam)
@@ -75,6 +75,19 @@ def embed(options, layout):
     if options.model:
         speed = throughput(result)
         print(f"The model embedded {speed['rows_per_second']:,.0f} rows a second")
+    return corpus
+
+
+def embedded(options, layout):
+    """The corpus that is there, of the same layout."""
+    corpus = EmbeddedCorpus(options.corpus)
+    if corpus.layout != layout:
+        raise ValueError(
+            f"{options.corpus} is embedded as {corpus.layout}. Received {layout}: give the same "
+            "options, or another folder."
+        )
+    print(f"{options.corpus} is embedded: going on with its shards")
+    return corpus
 
 
 def main(arguments=None):
@@ -87,17 +100,9 @@ def main(arguments=None):
         plan = options.shard_plan and parse_plan(options.shard_plan, options.k)
         if plan:
             plan.check_dims(layout.dims)
-        if plan and exists(join(options.corpus, MANIFEST)):
-            print(f"{options.corpus} is embedded: going on with its shards")
-        else:
-            embed(options, layout)
+        there = plan and exists(join(options.corpus, MANIFEST))
+        corpus = embedded(options, layout) if there else embed(options, layout)
         if plan:
-            corpus = EmbeddedCorpus(options.corpus)
-            if corpus.layout != layout:
-                raise ValueError(
-                    f"{options.corpus} is embedded as {corpus.layout}. Received {layout}: give the "
-                    "same options, or another folder."
-                )
             shards = options.corpus.rstrip("/") + "-shards"
             paths = build_shards(corpus, shards, plan, progress=True)
             print(f"Built {len(paths)} shards in {shards}")

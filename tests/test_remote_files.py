@@ -135,9 +135,9 @@ def test_local_copies(folder, capsys):
     assert capsys.readouterr().out == ""
     with files.local_copy("plain") as local:
         assert local == "plain"
-    changed = [int(tf.io.gfile.stat(f"{folder}/index/{name}").mtime_nsec) for name in ("a.npy",)]
+    changed = tf.io.gfile.stat(f"{folder}/index/a.npy").mtime_nsec
     with files.local_copy(f"{folder}/index", verbose=False) as local:
-        assert [os.stat(f"{local}/a.npy").st_mtime_ns] == changed
+        assert os.stat(f"{local}/a.npy").st_mtime_ns == changed
 
 
 def test_a_folder_that_vanishes_while_it_is_copied(folder, monkeypatch):

@@ -1,8 +1,9 @@
 """Softmax crossentropy with label smoothing for integer labels."""
 
+import numbers
+
 from keras import backend, ops
 
-from mrl_keras.checks import checked_number
 from mrl_keras.losses.labelled import LabelledLoss
 from mrl_keras.registry import register
 
@@ -81,9 +82,9 @@ class SmoothedSparseCategoricalCrossentropy(LabelledLoss):
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.label_smoothing = checked_number(label_smoothing, "`label_smoothing`", least=0.0)
-        if self.label_smoothing >= 1.0:
-            raise ValueError(f"`label_smoothing` must be below 1. Received {label_smoothing!r}.")
+        if not (isinstance(label_smoothing, numbers.Real) and 0.0 <= label_smoothing < 1.0):
+            raise ValueError(f"`label_smoothing` must be in [0, 1). Received {label_smoothing!r}.")
+        self.label_smoothing = float(label_smoothing)
 
     def call(self, y_true, y_pred):
         return smoothed_sparse_crossentropy(y_true, y_pred, self.label_smoothing)

@@ -74,7 +74,8 @@ def build_shards(
         "of": corpus.layout.shards,
     }
     paths, failed = [], {}
-    write_json(join(output, _SHARDS), {"shards": [shard["shard"] for shard in corpus.shards]})
+    if not exists(join(output, _SHARDS)):  # another corpus, refused below, changes nothing
+        write_json(join(output, _SHARDS), {"shards": [shard["shard"] for shard in corpus.shards]})
     for shard in tqdm(corpus.shards, unit="shard", disable=not progress):
         path = join(output, _name(shard["shard"]))
         paths.append(path)

@@ -190,7 +190,7 @@ def test_constructor_errors(arguments, message):
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
 def test_smoothing_errors(smoothing):
-    with pytest.raises(ValueError, match="`label_smoothing` must be .* Received"):
+    with pytest.raises(ValueError, match=r"`label_smoothing` must be in \[0, 1\)\. Received"):
         SmoothedSparseCategoricalCrossentropy(smoothing)
 
 

@@ -183,7 +183,7 @@ def test_texts_find_texts_and_a_masked_lm_fills_masks(tmp_path, capsys):
         ask(capsys, tmp_path / "filler", "a [MASK]")
 
 
-def test_bundled_sets_are_exported(tmp_path, capsys):
+def test_bundled_sets_are_exported(tmp_path):
     run_here(
         "train.py", tiny("digit_pairs"), "--config.data.name=digit_pairs",
         f"--workdir={tmp_path / 'run'}", "--evaluate=False",
